@@ -1,0 +1,280 @@
+// Package config reads walferry's one configuration file.
+//
+// The file is YAML. A scalar may hold ${NAME} or ${NAME:-default}, which are
+// replaced from the environment after the YAML was parsed, so that a value of
+// the environment is never read as YAML; $${ stands for a literal ${. Keys that
+// the structs below do not have are errors, and every error says the file, the
+// line and the column, what is wrong, and what to write instead.
+//
+// The structs are the only description of the format: the defaults (Default),
+// the JSON Schema for editors (JSONSchema), the effective configuration (Print)
+// and the reference in docs/configuration.md all come out of them.
+//
+// A secret can be written in place, come from the environment, or be named by a
+// key ending in _file that holds the path of a file with the secret in it. Files
+// are read by the accessors (such as SASL.ReadPassword) when the secret is
+// needed, not at load time, so a rotated secret is taken at the next connection.
+package config
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"time"
+)
+
+// Config is the whole file. A value out of Load has its defaults filled in and
+// is valid. Struct tags: yaml is the key, doc its description, enum the allowed
+// values, example a value for the reference where there is no default.
+type Config struct {
+	Name       string     `yaml:"name" doc:"Name of the pipeline. The topics' default prefix, the slot, the publication, the checkpoint topic and the transactional id are named after it; two pipelines on one Kafka cluster must not share it." example:"shop"`
+	Source     Source     `yaml:"source" doc:"The Postgres database to read."`
+	Kafka      Kafka      `yaml:"kafka" doc:"The Kafka cluster to publish to, 3.9 or newer."`
+	Schema     Schema     `yaml:"schema" doc:"How rows become Avro."`
+	Registry   Registry   `yaml:"registry" doc:"The schema registry: built in, or an external one by URL."`
+	Checkpoint Checkpoint `yaml:"checkpoint" doc:"Where progress is saved."`
+	Errors     Errors     `yaml:"errors" doc:"What happens to a change that cannot be published. Only stop exists so far: the stream stops before it, and nothing is lost."`
+	Admin      Admin      `yaml:"admin" doc:"The HTTP listener with /healthz, /readyz, /metrics and /status."`
+	Log        Log        `yaml:"log" doc:"Logging. Values of rows are never logged."`
+	Standby    bool       `yaml:"standby" doc:"Wait while another instance holds the slot, and take over when it goes. With false, walferry exits with code 7 instead."`
+}
+
+// Source says what is read and how.
+type Source struct {
+	DSN              Secret      `yaml:"dsn" doc:"Connection string, as a URL or as key=value pairs; libpq's PG* variables fill in what it leaves out. Several hosts may be given, with target_session_attrs=read-write." example:"postgres://walferry@localhost/shop?sslmode=verify-full"`
+	DSNFile          string      `yaml:"dsn_file" doc:"File that holds the connection string, instead of dsn."`
+	PasswordFile     string      `yaml:"password_file" doc:"File that holds the password. It is read again at every connection, so the password can be changed while walferry runs."`
+	Tables           []string    `yaml:"tables" doc:"Tables to capture, as schema.table; * and ? are wildcards in either part. A name with unusual characters is double-quoted, as in SQL." example:"[public.*]"`
+	Exclude          []string    `yaml:"exclude" doc:"Tables that tables, schemas or all_tables would capture and that shall not be, in the same form."`
+	ExcludeColumns   []string    `yaml:"exclude_columns" doc:"Columns never to be published, as schema.table.column with wildcards. Columns of the replica identity cannot be left out." example:"[public.users.password_hash]"`
+	Schemas          []string    `yaml:"schemas" doc:"Schemas of which every table is captured, those created later included."`
+	AllTables        bool        `yaml:"all_tables" doc:"Capture every table of the database, those created later included."`
+	Slot             Slot        `yaml:"slot" doc:"The replication slot."`
+	Publication      Publication `yaml:"publication" doc:"The publication."`
+	Heartbeat        Duration    `yaml:"heartbeat" doc:"After this long without a delivered transaction walferry writes a small one of its own, so that an idle database's slot moves on and readiness can be proven. Readiness wants a delivery within two of these."`
+	WALSenderTimeout Duration    `yaml:"wal_sender_timeout" doc:"wal_sender_timeout of walferry's own replication connection: how soon the server lets go of the slot when walferry died without closing its socket."`
+	StallLimit       Duration    `yaml:"stall_limit" doc:"How long reading may stand still because Kafka does not answer before the replication connection is closed and the slot given back. A walsender stuck in send would keep its server from shutting down."`
+	BufferBytes      Size        `yaml:"buffer_bytes" doc:"Memory for frames that were read and not yet encoded. When it is spent walferry stops reading, and the server waits."`
+	MaxRowBytes      Size        `yaml:"max_row_bytes" doc:"The largest single frame that is accepted; a larger one stops the stream with an error."`
+}
+
+// Slot is the replication slot's section.
+type Slot struct {
+	Name     string `yaml:"name" doc:"Name of the slot; default walferry_ and the pipeline's name."`
+	Create   bool   `yaml:"create" doc:"Create the slot at the first start. With false it must exist (walferry setup prints the SQL), and adopt says that it may be taken."`
+	Adopt    bool   `yaml:"adopt" doc:"Take a slot that was made beforehand, beginning at its confirmed position. Changes before that are not published."`
+	Failover bool   `yaml:"failover" doc:"Create the slot with the failover option (Postgres 17 and newer), so that it is kept on standbys."`
+}
+
+// Publication is the publication's section.
+type Publication struct {
+	Name   string `yaml:"name" doc:"Name of the publication; default the slot's name."`
+	Create bool   `yaml:"create" doc:"Create the publication at the first start and keep it in step with the configured tables. With false it is used as it is."`
+}
+
+// Kafka says where to publish.
+type Kafka struct {
+	Brokers            []string `yaml:"brokers" doc:"Bootstrap brokers as host:port; a single string is split at commas." example:"[localhost:9092]"`
+	ClientID           string   `yaml:"client_id" doc:"Client id that brokers see in logs and quotas."`
+	TLS                TLS      `yaml:"tls" doc:"TLS to the brokers."`
+	SASL               SASL     `yaml:"sasl" doc:"Authentication to the brokers."`
+	Topic              Topic    `yaml:"topic" doc:"Names and settings of the event topics."`
+	Compression        string   `yaml:"compression" enum:"none,gzip,snappy,lz4,zstd" doc:"Compression of record batches."`
+	TransactionalID    string   `yaml:"transactional_id" doc:"Transactional id; default walferry- and the pipeline's name. Whoever uses the same id fences the other out."`
+	TransactionTimeout Duration `yaml:"transaction_timeout" doc:"transaction.timeout of the producer: a broker aborts a transaction that was left open for longer. At most the broker's transaction.max.timeout.ms (15m)."`
+	PublishTimeout     Duration `yaml:"publish_timeout" doc:"Deadline of publishing one batch, retries included; must be shorter than transaction_timeout."`
+	RequestTimeout     Duration `yaml:"request_timeout" doc:"Deadline of one request to a broker; must be shorter than publish_timeout."`
+	BatchBytes         Size     `yaml:"batch_bytes" doc:"Upper limit of one Kafka transaction, before compression. A larger source transaction is split over several, and its events say so."`
+}
+
+// TLS is a client's TLS section.
+type TLS struct {
+	Enabled            bool   `yaml:"enabled" doc:"Use TLS. Setting any other key here without it is an error."`
+	CAFile             string `yaml:"ca_file" doc:"PEM file with the authorities to trust; default the system's."`
+	CertFile           string `yaml:"cert_file" doc:"PEM file with the client certificate."`
+	KeyFile            string `yaml:"key_file" doc:"PEM file with the client certificate's key."`
+	ServerName         string `yaml:"server_name" doc:"Name to expect in the server's certificate; default the host that is dialled."`
+	InsecureSkipVerify bool   `yaml:"insecure_skip_verify" doc:"Accept any certificate. For tests only: whoever sits between can read and change everything."`
+}
+
+// SASL is the brokers' authentication section.
+type SASL struct {
+	Mechanism    string `yaml:"mechanism" enum:",plain,scram-sha-256,scram-sha-512" doc:"SASL mechanism; empty means none. With plain the password crosses the network as it is, so use TLS."`
+	User         string `yaml:"user" doc:"User name."`
+	Password     Secret `yaml:"password" doc:"Password."`
+	PasswordFile string `yaml:"password_file" doc:"File that holds the password, instead of password."`
+}
+
+// ReadPassword returns the password, from its file if one is named.
+func (s *SASL) ReadPassword() (string, error) {
+	return read(s.Password, s.PasswordFile, "kafka.sasl.password_file")
+}
+
+// Topic says what event topics are called and how they are created.
+type Topic struct {
+	Prefix            string            `yaml:"prefix" doc:"First part of every topic's name; default the pipeline's name."`
+	Template          string            `yaml:"template" doc:"Name of a table's topic; {prefix}, {schema} and {table} are replaced."`
+	Create            bool              `yaml:"create" doc:"Create topics that are missing. With false a missing topic stops the stream with an error."`
+	Partitions        int               `yaml:"partitions" doc:"Partitions of a topic that walferry creates. An existing topic keeps its own number; changing it later breaks the order per key at that point."`
+	ReplicationFactor int               `yaml:"replication_factor" doc:"Replicas of a topic that walferry creates; -1 takes the broker's default."`
+	CleanupPolicy     string            `yaml:"cleanup_policy" enum:"delete,compact,compact+delete" doc:"cleanup.policy of a topic that walferry creates. A table without a key cannot go to a compacted topic."`
+	Config            map[string]string `yaml:"config" doc:"Further settings of topics that walferry creates, by Kafka's names, such as retention.ms."`
+}
+
+// Schema says how rows become Avro.
+type Schema struct {
+	Envelope       string            `yaml:"envelope" enum:"debezium,row" doc:"debezium: before, after, op, source, ts_ms, transaction. row: the row itself, a tombstone for a delete, the rest in headers."`
+	Numeric        string            `yaml:"numeric" enum:"exact,string,double" doc:"exact: numeric(p,s) is an Avro decimal, numeric without a scale a string. string: always a string. double: a double, where the value may be rounded."`
+	Time           string            `yaml:"time" enum:"logical,plain,iso" doc:"logical: dates and times carry Avro logical types. plain: the same numbers without the logical type, for readers that fail on infinity and on years outside 1-9999. iso: ISO 8601 strings."`
+	Columns        map[string]string `yaml:"columns" doc:"Per-column choice of one of the values of numeric or time, by schema.table.column." example:"{public.orders.amount: string}"`
+	Truncate       string            `yaml:"truncate" enum:"emit,skip,stop" doc:"emit: a truncate event to every partition of the table's topic. skip: none, counted in the metrics. stop: the stream stops before it. A truncate event has no key, so a compacted topic cannot take it."`
+	OnIncompatible string            `yaml:"on_incompatible" enum:"stop,force" doc:"When the registry refuses a new version as incompatible. stop: the stream stops before the first event that needs it. force: the subject's compatibility is set to NONE for that registration."`
+}
+
+// Registry says which schema registry is used.
+type Registry struct {
+	Mode                 string   `yaml:"mode" enum:"built-in,external" doc:"built-in: walferry serves the registry itself and keeps it in a topic. external: the one at url is used."`
+	URL                  string   `yaml:"url" doc:"URL of the external registry; setting it makes mode external. To share the built-in registry of another walferry, give its URL here." example:"https://registry.example.com"`
+	Listen               string   `yaml:"listen" doc:"Address of the built-in registry. On an address that is not loopback, writes are refused until auth is configured or allow_anonymous_writes is set."`
+	Topic                string   `yaml:"topic" doc:"Topic that the built-in registry is kept in, in Confluent's format."`
+	Auth                 Auth     `yaml:"auth" doc:"User and password: asked for by the built-in registry's writes, sent to an external registry."`
+	TLS                  TLS      `yaml:"tls" doc:"TLS to an external registry, where the URL's https and the system's authorities do not do."`
+	Timeout              Duration `yaml:"timeout" doc:"Deadline of one request to an external registry."`
+	AllowAnonymousWrites bool     `yaml:"allow_anonymous_writes" doc:"Let anyone who reaches the built-in registry register and delete schemas. walferry check reports it."`
+}
+
+// Auth is a user with a password.
+type Auth struct {
+	User         string `yaml:"user" doc:"User name."`
+	Password     Secret `yaml:"password" doc:"Password."`
+	PasswordFile string `yaml:"password_file" doc:"File that holds the password, instead of password."`
+}
+
+// ReadPassword returns the password, from its file if one is named.
+func (a *Auth) ReadPassword() (string, error) {
+	return read(a.Password, a.PasswordFile, "registry.auth.password_file")
+}
+
+// Checkpoint says where progress is saved.
+type Checkpoint struct {
+	Topic             string `yaml:"topic" doc:"Compacted topic with one partition that holds this pipeline's progress; default _walferry. and the pipeline's name."`
+	ReplicationFactor int    `yaml:"replication_factor" doc:"Replicas of the checkpoint topic; 0 takes kafka.topic.replication_factor."`
+}
+
+// Errors are the policies per class of change that cannot be published.
+type Errors struct {
+	Value    string `yaml:"value" enum:"stop" doc:"A value that its Avro type cannot hold, such as NaN in a decimal."`
+	TooLarge string `yaml:"too_large" enum:"stop" doc:"A record larger than the broker takes."`
+	Schema   string `yaml:"schema" enum:"stop" doc:"A schema that the registry refuses; see also schema.on_incompatible."`
+}
+
+// Admin is the HTTP listener's section.
+type Admin struct {
+	Listen string `yaml:"listen" doc:"Address of the listener; empty turns it off."`
+	Pprof  bool   `yaml:"pprof" doc:"Serve Go's profiles under /debug/pprof/."`
+}
+
+// Log says what is logged.
+type Log struct {
+	Level  string `yaml:"level" enum:"debug,info,warn,error" doc:"Least level that is logged."`
+	Format string `yaml:"format" enum:"text,json" doc:"Form of a line."`
+}
+
+// Default returns the configuration that an empty file stands for; names that
+// derive from the pipeline's are still empty, see derive.
+func Default() *Config {
+	return &Config{
+		Source: Source{
+			Slot:             Slot{Create: true},
+			Publication:      Publication{Create: true},
+			Heartbeat:        Duration(10 * time.Second),
+			WALSenderTimeout: Duration(60 * time.Second),
+			StallLimit:       Duration(30 * time.Second),
+			BufferBytes:      16 << 20,
+			MaxRowBytes:      64 << 20,
+		},
+		Kafka: Kafka{
+			ClientID: "walferry",
+			Topic: Topic{
+				Template:          "{prefix}.{schema}.{table}",
+				Create:            true,
+				Partitions:        6,
+				ReplicationFactor: -1,
+				CleanupPolicy:     "delete",
+			},
+			Compression:        "lz4",
+			TransactionTimeout: Duration(60 * time.Second),
+			PublishTimeout:     Duration(45 * time.Second),
+			RequestTimeout:     Duration(10 * time.Second),
+			BatchBytes:         8 << 20,
+		},
+		Schema:   Schema{Envelope: "debezium", Numeric: "exact", Time: "logical", Truncate: "emit", OnIncompatible: "stop"},
+		Registry: Registry{Mode: "built-in", Listen: "127.0.0.1:8081", Topic: "_schemas", Timeout: Duration(10 * time.Second)},
+		Errors:   Errors{Value: "stop", TooLarge: "stop", Schema: "stop"},
+		Admin:    Admin{Listen: "127.0.0.1:8080"},
+		Log:      Log{Level: "info", Format: "text"},
+		Standby:  true,
+	}
+}
+
+// derive fills what is named after the pipeline.
+func (c *Config) derive() {
+	if c.Source.Slot.Name == "" && c.Name != "" {
+		c.Source.Slot.Name = slotName(c.Name)
+	}
+	if c.Source.Publication.Name == "" {
+		c.Source.Publication.Name = c.Source.Slot.Name
+	}
+	if c.Kafka.Topic.Prefix == "" {
+		c.Kafka.Topic.Prefix = c.Name
+	}
+	if c.Kafka.TransactionalID == "" && c.Name != "" {
+		c.Kafka.TransactionalID = "walferry-" + c.Name
+	}
+	if c.Checkpoint.Topic == "" && c.Name != "" {
+		c.Checkpoint.Topic = "_walferry." + c.Name
+	}
+	if c.Checkpoint.ReplicationFactor == 0 {
+		c.Checkpoint.ReplicationFactor = c.Kafka.Topic.ReplicationFactor
+	}
+	if c.Registry.URL != "" {
+		c.Registry.Mode = "external"
+	}
+}
+
+// slotName turns a pipeline's name into one that Postgres takes for a slot:
+// [a-z0-9_], at most 63 bytes (NAMEDATALEN-1).
+func slotName(name string) string {
+	s := "walferry_" + strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'A' && r <= 'Z':
+			return r + 'a' - 'A'
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
+			return r
+		}
+		return '_'
+	}, name)
+	return s[:min(len(s), 63)]
+}
+
+// ReadDSN returns the connection string, from its file if one is named.
+func (s *Source) ReadDSN() (string, error) {
+	return read(s.DSN, s.DSNFile, "source.dsn_file")
+}
+
+// read returns the secret, or the content of the file without the line end that
+// editors put there.
+func read(s Secret, file, key string) (string, error) {
+	if file == "" {
+		return string(s), nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", &Error{Path: key, Problem: err.Error(), Remedy: "give walferry's user the right to read the file, or correct the path"}
+	}
+	v := strings.TrimRight(string(b), "\r\n")
+	if v == "" {
+		return "", &Error{Path: key, Problem: fmt.Sprintf("the file %s is empty", file), Remedy: "write the secret into it"}
+	}
+	return v, nil
+}

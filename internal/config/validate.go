@@ -1,0 +1,218 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+var (
+	pipelineName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`)
+	postgresSlot = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+	topicName    = regexp.MustCompile(`^[A-Za-z0-9._-]{1,249}$`) // org.apache.kafka.common.internals.Topic
+)
+
+// validate checks every value and how values agree. Each error's Path is the key
+// to change. Nothing is dialled and no file is read: that is walferry check.
+func (c *Config) validate() ErrorList {
+	v := &validator{}
+	v.enums("", reflect.ValueOf(c).Elem())
+
+	v.check(c.Name != "", "name", "the pipeline has no name", "write name: and a short word such as shop")
+	v.check(c.Name == "" || pipelineName.MatchString(c.Name), "name", fmt.Sprintf("%q cannot be part of a topic's name", c.Name), "use letters, digits, _ - and . only, 100 at most")
+
+	c.validateSource(v)
+	c.validateKafka(v)
+	c.validateRegistry(v)
+
+	for key, choice := range c.Schema.Columns {
+		v.check(strings.Count(key, ".") >= 2, "schema.columns."+key, "the key does not name a column", "write it as schema.table.column")
+		v.check(slices.Contains([]string{"exact", "string", "double", "logical", "plain", "iso"}, choice), "schema.columns."+key,
+			fmt.Sprintf("%q is not a choice", choice), "write exact, string or double for numbers, logical, plain or iso for times")
+	}
+	v.check(topicName.MatchString(c.Checkpoint.Topic) || c.Name == "", "checkpoint.topic", fmt.Sprintf("%q is not a topic name", c.Checkpoint.Topic), "use letters, digits, _ - and . only, 249 at most")
+	v.check(c.Checkpoint.ReplicationFactor >= -1, "checkpoint.replication_factor", "a topic cannot have a negative number of replicas", "write a number from 1, or -1 for the broker's default")
+	if c.Admin.Listen != "" {
+		v.address("admin.listen", c.Admin.Listen)
+	}
+	return v.errs
+}
+
+func (c *Config) validateSource(v *validator) {
+	s := &c.Source
+	v.check(s.DSN == "" || s.DSNFile == "", "source.dsn_file", "both dsn and dsn_file are given", "keep one of them")
+	choices := 0
+	for _, set := range []bool{len(s.Tables) > 0, len(s.Schemas) > 0, s.AllTables} {
+		if set {
+			choices++
+		}
+	}
+	v.check(choices > 0, "source.tables", "nothing is captured", "list tables (such as public.*) or schemas, or set all_tables: true")
+	v.check(!s.AllTables || choices == 1, "source.all_tables", "all_tables captures everything, so tables and schemas say nothing", "keep either all_tables with exclude, or tables and schemas")
+	for i, p := range s.Tables {
+		v.pattern(fmt.Sprintf("source.tables[%d]", i), p, 2, "schema.table")
+	}
+	for i, p := range s.Exclude {
+		v.pattern(fmt.Sprintf("source.exclude[%d]", i), p, 2, "schema.table")
+	}
+	for i, p := range s.ExcludeColumns {
+		v.pattern(fmt.Sprintf("source.exclude_columns[%d]", i), p, 3, "schema.table.column")
+	}
+	for i, p := range s.Schemas {
+		v.pattern(fmt.Sprintf("source.schemas[%d]", i), p, 1, "a schema's name")
+	}
+	v.check(c.Name == "" && s.Slot.Name == "" || postgresSlot.MatchString(s.Slot.Name), "source.slot.name",
+		fmt.Sprintf("%q is not a slot name that Postgres takes", s.Slot.Name), "use lower-case letters, digits and _, 63 at most")
+	v.check(len(s.Publication.Name) <= 63, "source.publication.name", "the name is longer than the 63 bytes that Postgres keeps", "shorten it")
+	v.span("source.heartbeat", s.Heartbeat, Duration(time.Second), Duration(time.Hour))
+	v.span("source.wal_sender_timeout", s.WALSenderTimeout, Duration(time.Second), Duration(time.Hour))
+	v.span("source.stall_limit", s.StallLimit, Duration(time.Second), Duration(time.Hour))
+	v.size("source.buffer_bytes", s.BufferBytes, 1<<20, 4<<30)
+	v.size("source.max_row_bytes", s.MaxRowBytes, 64<<10, 1<<30)
+}
+
+func (c *Config) validateKafka(v *validator) {
+	k := &c.Kafka
+	v.check(len(k.Brokers) > 0, "kafka.brokers", "no broker is given", "list at least one as host:port, such as localhost:9092")
+	for i, b := range k.Brokers {
+		v.address(fmt.Sprintf("kafka.brokers[%d]", i), b)
+	}
+	v.tls("kafka.tls", &k.TLS)
+	v.check(k.SASL.Password == "" || k.SASL.PasswordFile == "", "kafka.sasl.password_file", "both password and password_file are given", "keep one of them")
+	if k.SASL.Mechanism != "" {
+		v.check(k.SASL.User != "", "kafka.sasl.user", "the mechanism "+k.SASL.Mechanism+" needs a user", "write user: and password: or password_file:")
+		v.check(k.SASL.Password != "" || k.SASL.PasswordFile != "", "kafka.sasl.password", "the mechanism "+k.SASL.Mechanism+" needs a password", "write password: ${KAFKA_PASSWORD}, or password_file:")
+	} else {
+		v.check(k.SASL.User == "" && k.SASL.Password == "" && k.SASL.PasswordFile == "", "kafka.sasl.mechanism", "a user or password is given but no mechanism", "write plain, scram-sha-256 or scram-sha-512")
+	}
+
+	t := &k.Topic
+	v.check(topicName.MatchString(t.Prefix) || c.Name == "" && t.Prefix == "", "kafka.topic.prefix", fmt.Sprintf("%q cannot begin a topic's name", t.Prefix), "use letters, digits, _ - and . only")
+	v.template(t.Template)
+	v.check(t.Partitions >= 1, "kafka.topic.partitions", "a topic has at least one partition", "write a number from 1")
+	v.check(t.ReplicationFactor >= 1 || t.ReplicationFactor == -1, "kafka.topic.replication_factor", "a topic has at least one replica", "write a number from 1, or -1 for the broker's default")
+	_, twice := t.Config["cleanup.policy"]
+	v.check(!twice, "kafka.topic.config.cleanup.policy", "the cleanup policy has a key of its own", "write kafka.topic.cleanup_policy instead")
+
+	v.span("kafka.transaction_timeout", k.TransactionTimeout, Duration(5*time.Second), Duration(15*time.Minute))
+	v.check(k.PublishTimeout > 0 && k.PublishTimeout < k.TransactionTimeout, "kafka.publish_timeout",
+		fmt.Sprintf("%s is not between 0 and kafka.transaction_timeout, which is %s", k.PublishTimeout, k.TransactionTimeout), "shorten it, or lengthen transaction_timeout: otherwise the broker aborts transactions that are still being published")
+	v.check(k.RequestTimeout > 0 && k.RequestTimeout < k.PublishTimeout, "kafka.request_timeout",
+		fmt.Sprintf("%s is not between 0 and kafka.publish_timeout, which is %s", k.RequestTimeout, k.PublishTimeout), "shorten it, so that a request can be tried again within publish_timeout")
+	v.size("kafka.batch_bytes", k.BatchBytes, 64<<10, 1<<30)
+}
+
+func (c *Config) validateRegistry(v *validator) {
+	r := &c.Registry
+	v.check(r.Auth.Password == "" || r.Auth.PasswordFile == "", "registry.auth.password_file", "both password and password_file are given", "keep one of them")
+	secret := r.Auth.Password != "" || r.Auth.PasswordFile != ""
+	v.check(!secret || r.Auth.User != "", "registry.auth.user", "a password is given but no user", "write user:")
+	v.check(r.Auth.User == "" || secret, "registry.auth.password", "a user is given but no password", "write password: ${REGISTRY_PASSWORD}, or password_file:")
+	if r.Mode == "external" {
+		u, err := url.Parse(r.URL)
+		v.check(r.URL != "", "registry.url", "an external registry needs its URL", "write url: https://host:port, or mode: built-in")
+		v.check(r.URL == "" || err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "", "registry.url", "this is not an http or https URL", "write it as https://host:port")
+		v.check(err != nil || u.User == nil, "registry.url", "the URL has a user in it, which logs would show", "write registry.auth.user and registry.auth.password instead")
+		v.check(!r.AllowAnonymousWrites, "registry.allow_anonymous_writes", "this is about the built-in registry, and the configured one is external", "leave it out")
+		v.tls("registry.tls", &r.TLS)
+		v.span("registry.timeout", r.Timeout, Duration(100*time.Millisecond), Duration(5*time.Minute))
+		return
+	}
+	v.address("registry.listen", r.Listen)
+	v.check(topicName.MatchString(r.Topic), "registry.topic", fmt.Sprintf("%q is not a topic name", r.Topic), "use letters, digits, _ - and . only, 249 at most")
+}
+
+type validator struct{ errs ErrorList }
+
+// check reports problem at path unless ok. It is called for every rule, so that
+// one run tells everything.
+func (v *validator) check(ok bool, path, problem, remedy string) {
+	if !ok {
+		v.errs = append(v.errs, &Error{Path: path, Problem: problem, Remedy: remedy})
+	}
+}
+
+// enums checks every value whose struct tag lists the allowed ones.
+func (v *validator) enums(path string, s reflect.Value) {
+	for _, f := range fields(s.Type()) {
+		at, value := join(path, f.key), s.Field(f.index)
+		if value.Kind() == reflect.Struct {
+			v.enums(at, value)
+			continue
+		}
+		if f.enum == nil || slices.Contains(f.enum, value.String()) {
+			continue
+		}
+		if strings.HasPrefix(at, "errors.") && slices.Contains([]string{"dlq", "skip"}, value.String()) {
+			v.check(false, at, fmt.Sprintf("the policy %s is not available, because this version has no dead letters and would lose the change", value), "write stop, which stops the stream before the change and loses nothing")
+			continue
+		}
+		names := slices.DeleteFunc(slices.Clone(f.enum), func(s string) bool { return s == "" })
+		v.check(false, at, fmt.Sprintf("%q is not a choice", value.String()), "write "+alternatives(names))
+	}
+}
+
+func alternatives(names []string) string {
+	if len(names) == 1 {
+		return names[0]
+	}
+	return strings.Join(names[:len(names)-1], ", ") + " or " + names[len(names)-1]
+}
+
+func (v *validator) span(path string, d, least, most Duration) {
+	v.check(d >= least && d <= most, path, fmt.Sprintf("%s is out of range", d), fmt.Sprintf("write a duration from %s to %s", least, most))
+}
+
+func (v *validator) size(path string, s, least, most Size) {
+	v.check(s >= least && s <= most, path, fmt.Sprintf("%s is out of range", s), fmt.Sprintf("write a size from %s to %s", least, most))
+}
+
+func (v *validator) address(path, addr string) {
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		var n uint64
+		n, err = strconv.ParseUint(port, 10, 16)
+		if n == 0 && strings.HasPrefix(path, "kafka.") {
+			err = strconv.ErrRange
+		}
+	}
+	v.check(err == nil, path, fmt.Sprintf("%q is not an address", addr), "write it as host:port, with a numeric port")
+}
+
+func (v *validator) tls(path string, t *TLS) {
+	v.check(t.Enabled || *t == TLS{}, path+".enabled", "TLS settings are given but TLS is not enabled", "write enabled: true, or leave them out")
+	v.check((t.CertFile == "") == (t.KeyFile == ""), path+".cert_file", "a client certificate needs both cert_file and key_file", "give both or neither")
+}
+
+// pattern checks that p has the parts of a qualified name. Double quotes hide
+// dots, as in SQL; "" inside them is a quote.
+func (v *validator) pattern(path, p string, parts int, form string) {
+	n, quoted, empty := 1, false, true
+	ok := p != ""
+	for _, r := range p {
+		switch {
+		case r == '"':
+			quoted = !quoted
+			continue
+		case r == '.' && !quoted:
+			ok = ok && !empty
+			n, empty = n+1, true
+			continue
+		}
+		empty = false
+	}
+	v.check(ok && !empty && !quoted && n == parts, path, fmt.Sprintf("%q does not have the form %s", p, form), `write `+form+`, where * and ? are wildcards and names with dots are in double quotes`)
+}
+
+// template checks that every table gets a topic of its own.
+func (v *validator) template(t string) {
+	rest := strings.NewReplacer("{prefix}", "p", "{schema}", "s", "{table}", "t").Replace(t)
+	v.check(topicName.MatchString(rest), "kafka.topic.template", fmt.Sprintf("%q does not make topic names", t), "use {prefix}, {schema} and {table} between letters, digits, _ - and .")
+	v.check(strings.Contains(t, "{table}"), "kafka.topic.template", "without {table} every table would go to one topic", "write {table} into it")
+}
