@@ -44,10 +44,10 @@ type Source struct {
 	DSN              Secret      `yaml:"dsn" doc:"Connection string, as a URL or as key=value pairs; libpq's PG* variables fill in what it leaves out. Several hosts may be given, with target_session_attrs=read-write." example:"postgres://walferry@localhost/shop?sslmode=verify-full"`
 	DSNFile          string      `yaml:"dsn_file" doc:"File that holds the connection string, instead of dsn."`
 	PasswordFile     string      `yaml:"password_file" doc:"File that holds the password. It is read again at every connection, so the password can be changed while walferry runs."`
-	Tables           []string    `yaml:"tables" doc:"Tables to capture, as schema.table; * and ? are wildcards in either part. A name with unusual characters is double-quoted, as in SQL." example:"[public.*]"`
+	Tables           []string    `yaml:"tables" doc:"Tables to capture, as schema.table; * stands for any characters. Names are compared exactly; one with a dot or a star in it is double-quoted." example:"[public.*]"`
 	Exclude          []string    `yaml:"exclude" doc:"Tables that tables, schemas or all_tables would capture and that shall not be, in the same form."`
-	ExcludeColumns   []string    `yaml:"exclude_columns" doc:"Columns never to be published, as schema.table.column with wildcards. Columns of the replica identity cannot be left out." example:"[public.users.password_hash]"`
-	Schemas          []string    `yaml:"schemas" doc:"Schemas of which every table is captured, those created later included."`
+	ExcludeColumns   []string    `yaml:"exclude_columns" doc:"Columns never to be published, as schema.table.column; * stands for any characters. Columns of the replica identity cannot be left out." example:"[public.users.password_hash]"`
+	Schemas          []string    `yaml:"schemas" doc:"Schemas, by name or pattern, of which every table is captured, those created later included."`
 	AllTables        bool        `yaml:"all_tables" doc:"Capture every table of the database, those created later included."`
 	Slot             Slot        `yaml:"slot" doc:"The replication slot."`
 	Publication      Publication `yaml:"publication" doc:"The publication."`
@@ -190,7 +190,7 @@ func Default() *Config {
 			Heartbeat:        Duration(10 * time.Second),
 			WALSenderTimeout: Duration(60 * time.Second),
 			StallLimit:       Duration(30 * time.Second),
-			BufferBytes:      16 << 20,
+			BufferBytes:      8 << 20,
 			MaxRowBytes:      64 << 20,
 		},
 		Kafka: Kafka{

@@ -48,7 +48,7 @@ func Load(file string, data []byte, env func(string) (string, bool)) (*Config, e
 	// file's structure was understood: one round tells everything.
 	c.derive()
 	for _, e := range c.validate() {
-		if d.bad[e.Path] {
+		if d.isBad(e.Path) {
 			continue // it has no value to judge
 		}
 		e.File = file
@@ -120,6 +120,16 @@ func (d *decoder) fail(path string, n ast.Node, problem, remedy string) {
 	}
 	d.bad[path] = true
 	d.errs = append(d.errs, e)
+}
+
+// isBad says whether path or a section that it is in was already reported.
+func (d *decoder) isBad(path string) bool {
+	for ; path != ""; path = path[:max(strings.LastIndexAny(path, ".["), 0)] {
+		if d.bad[path] {
+			return true
+		}
+	}
+	return d.bad[""]
 }
 
 // position finds where the value of path stands, or its nearest parent that is
@@ -199,11 +209,7 @@ func (d *decoder) pairs(path string, n ast.Node) ([]*ast.MappingValueNode, bool)
 	case *ast.MappingValueNode:
 		return []*ast.MappingValueNode{x}, true
 	}
-	where := path
-	if where == "" {
-		where = "the file"
-	}
-	d.fail(path, n, where+" must be a mapping of keys to values", "write `key: value` lines")
+	d.fail(path, n, "a mapping of keys to values is expected here", "write `key: value` lines")
 	return nil, false
 }
 
@@ -318,7 +324,7 @@ func (d *decoder) text(path string, n ast.Node) (string, bool) {
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
 		text = n.GetToken().Value
 	default:
-		d.fail(path, n, "a single value is expected here", "write the value on the key's line")
+		d.fail(path, n, "a single value is expected here", "write it on the key's line")
 		return "", false
 	}
 	text, problem, remedy := interpolate(text, d.env)

@@ -36,7 +36,8 @@ func (c *Config) validate() ErrorList {
 		v.check(slices.Contains([]string{"exact", "string", "double", "logical", "plain", "iso"}, choice), "schema.columns."+key,
 			fmt.Sprintf("%q is not a choice", choice), "write exact, string or double for numbers, logical, plain or iso for times")
 	}
-	v.check(topicName.MatchString(c.Checkpoint.Topic) || c.Name == "", "checkpoint.topic", fmt.Sprintf("%q is not a topic name", c.Checkpoint.Topic), "use letters, digits, _ - and . only, 249 at most")
+	named := pipelineName.MatchString(c.Name) // else what derives from it is not judged too
+	v.check(topicName.MatchString(c.Checkpoint.Topic) || !named, "checkpoint.topic", fmt.Sprintf("%q is not a topic name", c.Checkpoint.Topic), "use letters, digits, _ - and . only, 249 at most")
 	v.check(c.Checkpoint.ReplicationFactor >= -1, "checkpoint.replication_factor", "a topic cannot have a negative number of replicas", "write a number from 1, or -1 for the broker's default")
 	if c.Admin.Listen != "" {
 		v.address("admin.listen", c.Admin.Listen)
@@ -65,7 +66,7 @@ func (c *Config) validateSource(v *validator) {
 		v.pattern(fmt.Sprintf("source.exclude_columns[%d]", i), p, 3, "schema.table.column")
 	}
 	for i, p := range s.Schemas {
-		v.pattern(fmt.Sprintf("source.schemas[%d]", i), p, 1, "a schema's name")
+		v.pattern(fmt.Sprintf("source.schemas[%d]", i), p, 1, "schema")
 	}
 	v.check(c.Name == "" && s.Slot.Name == "" || postgresSlot.MatchString(s.Slot.Name), "source.slot.name",
 		fmt.Sprintf("%q is not a slot name that Postgres takes", s.Slot.Name), "use lower-case letters, digits and _, 63 at most")
@@ -93,7 +94,7 @@ func (c *Config) validateKafka(v *validator) {
 	}
 
 	t := &k.Topic
-	v.check(topicName.MatchString(t.Prefix) || c.Name == "" && t.Prefix == "", "kafka.topic.prefix", fmt.Sprintf("%q cannot begin a topic's name", t.Prefix), "use letters, digits, _ - and . only")
+	v.check(topicName.MatchString(t.Prefix) || t.Prefix == c.Name, "kafka.topic.prefix", fmt.Sprintf("%q cannot begin a topic's name", t.Prefix), "use letters, digits, _ - and . only")
 	v.template(t.Template)
 	v.check(t.Partitions >= 1, "kafka.topic.partitions", "a topic has at least one partition", "write a number from 1")
 	v.check(t.ReplicationFactor >= 1 || t.ReplicationFactor == -1, "kafka.topic.replication_factor", "a topic has at least one replica", "write a number from 1, or -1 for the broker's default")
@@ -190,24 +191,36 @@ func (v *validator) tls(path string, t *TLS) {
 	v.check((t.CertFile == "") == (t.KeyFile == ""), path+".cert_file", "a client certificate needs both cert_file and key_file", "give both or neither")
 }
 
-// pattern checks that p has the parts of a qualified name. Double quotes hide
-// dots, as in SQL; "" inside them is a quote.
+// pattern checks that p has the parts of a qualified name, as package source
+// reads it: a part in double quotes is taken as it is, "" in it is a quote.
 func (v *validator) pattern(path, p string, parts int, form string) {
-	n, quoted, empty := 1, false, true
-	ok := p != ""
-	for _, r := range p {
+	n, rest, ok := 0, p, true
+	for ok {
+		n++
+		i := strings.IndexAny(rest, `."`)
 		switch {
-		case r == '"':
-			quoted = !quoted
-			continue
-		case r == '.' && !quoted:
-			ok = ok && !empty
-			n, empty = n+1, true
-			continue
+		case strings.HasPrefix(rest, `"`):
+			i = 1
+			for i < len(rest) && (rest[i] != '"' || strings.HasPrefix(rest[i+1:], `"`)) {
+				if rest[i] == '"' {
+					i++
+				}
+				i++
+			}
+			ok = i > 1 && i < len(rest)
+			i++
+		case i < 0:
+			ok, i = rest != "", len(rest)
+		default:
+			ok = i > 0
 		}
-		empty = false
+		if !ok || i == len(rest) {
+			break
+		}
+		ok = rest[i] == '.'
+		rest = rest[i+1:]
 	}
-	v.check(ok && !empty && !quoted && n == parts, path, fmt.Sprintf("%q does not have the form %s", p, form), `write `+form+`, where * and ? are wildcards and names with dots are in double quotes`)
+	v.check(ok && n == parts, path, fmt.Sprintf("%q is not of the form %s", p, form), "write "+form+"; * is a wildcard, and a name with a dot in it is put in double quotes")
 }
 
 // template checks that every table gets a topic of its own.
