@@ -1,0 +1,135 @@
+//go:build failpoints
+
+package failpoint
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Enabled tells whether this binary was built with the tag failpoints.
+const Enabled = true
+
+// Variable is the environment variable that says which places act, and how.
+const Variable = "WALFERRY_FAILPOINTS"
+
+var (
+	once sync.Once
+
+	// mu guards points after once has run.
+	mu     sync.Mutex
+	points map[string]*point
+)
+
+// Hit acts as WALFERRY_FAILPOINTS says for this name.
+func Hit(name string) {
+	once.Do(func() {
+		var err error
+		if points, err = parse(os.Getenv(Variable)); err != nil {
+			fmt.Fprintf(os.Stderr, "failpoint: %s: %v\n", Variable, err)
+			os.Exit(2)
+		}
+	})
+	mu.Lock()
+	p := points[name]
+	act := p != nil && p.due()
+	mu.Unlock()
+	if act {
+		p.act()
+	}
+}
+
+// point is one name=action of the variable.
+type point struct {
+	verb  string
+	sleep time.Duration
+	code  int
+	at    int // act only the at-th time; 0 means every time
+	hits  int
+}
+
+func (p *point) due() bool {
+	p.hits++
+	return p.at == 0 || p.hits == p.at
+}
+
+func (p *point) act() {
+	switch p.verb {
+	case "kill":
+		signal(syscall.SIGKILL)
+		select {} // the signal is on its way; nothing after this place may run
+	case "stop":
+		signal(syscall.SIGSTOP)
+	case "exit":
+		os.Exit(p.code)
+	case "sleep":
+		time.Sleep(p.sleep)
+	}
+}
+
+func signal(s syscall.Signal) {
+	if err := syscall.Kill(os.Getpid(), s); err != nil {
+		fmt.Fprintf(os.Stderr, "failpoint: %v: %v\n", s, err)
+		os.Exit(2)
+	}
+}
+
+func parse(s string) (map[string]*point, error) {
+	m := map[string]*point{}
+	for item := range strings.SplitSeq(s, ",") {
+		if item = strings.TrimSpace(item); item == "" {
+			continue
+		}
+		name, action, ok := strings.Cut(item, "=")
+		if !ok || name == "" {
+			return nil, fmt.Errorf("%q is not name=action", item)
+		}
+		p, err := parseAction(action)
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w", item, err)
+		}
+		m[name] = p
+	}
+	return m, nil
+}
+
+func parseAction(s string) (*point, error) {
+	verb, arg, _ := strings.Cut(s, ":")
+	switch verb {
+	case "kill", "stop":
+		if arg != "" {
+			return nil, fmt.Errorf("%s takes no argument", verb)
+		}
+		return &point{verb: verb}, nil
+	case "exit":
+		code, err := strconv.Atoi(arg)
+		if err != nil {
+			return nil, fmt.Errorf("exit code %q is not a number", arg)
+		}
+		return &point{verb: verb, code: code}, nil
+	case "sleep":
+		d, err := time.ParseDuration(arg)
+		if err != nil {
+			return nil, err
+		}
+		return &point{verb: verb, sleep: d}, nil
+	case "count":
+		n, rest, _ := strings.Cut(arg, ":")
+		at, err := strconv.Atoi(n)
+		if err != nil || at < 1 {
+			return nil, fmt.Errorf("count %q is not a positive number", n)
+		}
+		p, err := parseAction(rest)
+		if err != nil {
+			return nil, err
+		}
+		p.at = at
+		return p, nil
+	}
+	return nil, fmt.Errorf("unknown action %q", verb)
+}
