@@ -46,7 +46,7 @@ const (
 // Position is the place of a change in the stream: the commit LSN of its transaction, the LSN of its WAL record, and
 // which of the row and truncate messages with that LSN in that transaction it is. The parts are compared in this
 // order. Transactions arrive in commit order, so the change LSN alone falls between transactions and orders nothing;
-// many rows share one (COPY, INSERT of many rows), hence N.
+// many rows share one (those of a COPY do), hence N.
 //
 // N counts from 1, before any filter or policy, so it is the same however walferry is configured. The zero Position
 // is before everything.
@@ -101,7 +101,7 @@ type Truncate struct {
 // would otherwise count differently.
 type Message struct {
 	Transactional bool
-	// LSN of the message's own WAL record.
+	// LSN is the end of the message's WAL record, so the row that follows may have the same as its change LSN.
 	LSN    pglogrepl.LSN
 	Prefix string
 	// Content aliases the decoded message, as Datum.Data does.
