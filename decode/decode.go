@@ -41,14 +41,15 @@
 //
 // A length never reaches past its message, no byte is left over, a tuple has as many columns as its relation, names
 // are UTF-8 (MalformedError). A row stands inside a transaction and after its Relation message, transactions do not
-// nest, a Commit names the transaction that is open, change LSNs do not fall within a transaction, and commit LSNs rise
-// (OrderError). No bytes from a server make this package panic, and a refused message changes nothing that was handed
-// out before. After an error the stream cannot be trusted: Decode returns the same error from then on, and the way on
-// is a new connection with a new Decoder.
+// nest, a Commit names the commit LSN and time of the transaction that is open, change LSNs do not fall within a
+// transaction, and commit LSNs rise (OrderError). No bytes from a server make this package panic. After an error the
+// stream cannot be trusted: Decode returns the same error from then on, and the way on is a new connection with a new
+// Decoder.
 package decode
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/jackc/pglogrepl"
 )
@@ -214,8 +215,7 @@ func (d *Decoder) decodeCommit(c *cursor, walStart pglogrepl.LSN) (Event, error)
 	if c.reason == "" && end <= commit {
 		c.fail("end LSN is not above commit LSN")
 	}
-	// Begin has brought the same time, and is what a checkpoint compares.
-	c.time()
+	commitTime := c.time()
 	if err := c.finish(walStart); err != nil {
 		return nil, err
 	}
@@ -224,6 +224,11 @@ func (d *Decoder) decodeCommit(c *cursor, walStart pglogrepl.LSN) (Event, error)
 	}
 	if commit != d.open.Commit {
 		return nil, outOfOrder(c, walStart, "commit at %s, but transaction %d began with commit LSN %s", commit, d.open.XID, d.open.Commit)
+	}
+	// The server fills both messages from one field; a checkpoint's witness is compared by it.
+	if !commitTime.Equal(d.open.CommitTime) {
+		return nil, outOfOrder(c, walStart, "commit time %s of transaction %d differs from %s at its begin",
+			commitTime.Format(time.RFC3339Nano), d.open.XID, d.open.CommitTime.Format(time.RFC3339Nano))
 	}
 	d.commit.Transaction = d.open
 	d.commit.End = end

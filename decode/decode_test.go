@@ -266,6 +266,8 @@ func TestOrder(t *testing.T) {
 	one, two := begun(1, 0x1000), begun(2, 0x2000)
 	mismatch := one
 	mismatch.Commit++
+	later := one
+	later.CommitTime = at.Add(time.Second)
 	described := frame{0, relationMsg(users)}
 	for _, c := range []struct {
 		name   string
@@ -280,6 +282,7 @@ func TestOrder(t *testing.T) {
 		{"nested begin", []frame{{0, beginMsg(one)}}, frame{0, beginMsg(two)}, "transaction 2 begins inside transaction 1"},
 		{"commit outside", nil, frame{0, commitMsg(one)}, "commit at 0/1000 outside a transaction"},
 		{"commit of another", []frame{{0, beginMsg(one)}}, frame{0, commitMsg(mismatch)}, "commit at 0/1001, but transaction 1 began with commit LSN 0/1000"},
+		{"commit at another time", []frame{{0, beginMsg(one)}}, frame{0, commitMsg(later)}, "commit time 2026-11-21T14:30:01.123456Z of transaction 1 differs from 2026-11-21T14:30:00.123456Z at its begin"},
 		{"commit LSN falls", []frame{{0, beginMsg(two)}, {0, commitMsg(two)}}, frame{0, beginMsg(one)}, "commit LSN 0/1000 of transaction 1 is not above 0/2000 of the one before"},
 		{"commit LSN repeated", []frame{{0, beginMsg(one)}, {0, commitMsg(one)}}, frame{0, beginMsg(one)}, "commit LSN 0/1000 of transaction 1 is not above 0/1000 of the one before"},
 		{"commit LSN zero", nil, frame{0, beginMsg(begun(1, 0))}, "commit LSN 0/0 of transaction 1 is not above 0/0 of the one before"},
