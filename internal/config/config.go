@@ -27,16 +27,17 @@ import (
 // is valid. Struct tags: yaml is the key, doc its description, enum the allowed
 // values, example a value for the reference where there is no default.
 type Config struct {
-	Name       string     `yaml:"name" doc:"Name of the pipeline. The topics' default prefix, the slot, the publication, the checkpoint topic and the transactional id are named after it; two pipelines on one Kafka cluster must not share it." example:"shop"`
-	Source     Source     `yaml:"source" doc:"The Postgres database to read."`
-	Kafka      Kafka      `yaml:"kafka" doc:"The Kafka cluster to publish to, 3.9 or newer."`
-	Schema     Schema     `yaml:"schema" doc:"How rows become Avro."`
-	Registry   Registry   `yaml:"registry" doc:"The schema registry: built in, or an external one by URL."`
-	Checkpoint Checkpoint `yaml:"checkpoint" doc:"Where progress is saved."`
-	Errors     Errors     `yaml:"errors" doc:"What happens to a change that cannot be published. Only stop exists so far: the stream stops before it, and nothing is lost."`
-	Admin      Admin      `yaml:"admin" doc:"The HTTP listener with /healthz, /readyz, /metrics and /status."`
-	Log        Log        `yaml:"log" doc:"Logging. Values of rows are never logged."`
-	Standby    bool       `yaml:"standby" doc:"Wait while another instance holds the slot, and take over when it goes. With false, walferry exits with code 7 instead."`
+	Name         string     `yaml:"name" doc:"Name of the pipeline. The topics' default prefix, the slot, the publication, the checkpoint topic and the transactional id are named after it; two pipelines on one Kafka cluster must not share it." example:"shop"`
+	Source       Source     `yaml:"source" doc:"The Postgres database to read."`
+	Kafka        Kafka      `yaml:"kafka" doc:"The Kafka cluster to publish to, 3.9 or newer."`
+	Schema       Schema     `yaml:"schema" doc:"How rows become Avro."`
+	Registry     Registry   `yaml:"registry" doc:"The schema registry: built in, or an external one by URL."`
+	Checkpoint   Checkpoint `yaml:"checkpoint" doc:"Where progress is saved."`
+	Errors       Errors     `yaml:"errors" doc:"What happens to a change that cannot be published. Only stop exists so far: the stream stops before it, and nothing is lost."`
+	Admin        Admin      `yaml:"admin" doc:"The HTTP listener with /healthz, /readyz, /metrics and /status."`
+	Log          Log        `yaml:"log" doc:"Logging. Values of rows are never logged."`
+	DrainTimeout Duration   `yaml:"drain_timeout" doc:"How long a stop by SIGTERM may take to publish what was read and to confirm it. What does not end in time is settled at the next start; nothing is lost or repeated."`
+	Standby      bool       `yaml:"standby" doc:"Wait while another instance holds the slot, and take over when it goes. With false, walferry exits with code 7 instead."`
 }
 
 // Source says what is read and how.
@@ -115,20 +116,29 @@ type Topic struct {
 	Prefix            string            `yaml:"prefix" doc:"First part of every topic's name; default the pipeline's name."`
 	Template          string            `yaml:"template" doc:"Name of a table's topic; {prefix}, {schema} and {table} are replaced."`
 	Create            bool              `yaml:"create" doc:"Create topics that are missing. With false a missing topic stops the stream with an error."`
-	Partitions        int               `yaml:"partitions" doc:"Partitions of a topic that walferry creates. An existing topic keeps its own number; changing it later breaks the order per key at that point."`
-	ReplicationFactor int               `yaml:"replication_factor" doc:"Replicas of a topic that walferry creates; -1 takes the broker's default."`
+	Partitions        int               `yaml:"partitions" doc:"Partitions of a topic that walferry creates. An existing topic must have as many; changing the number later breaks the order per key at that point."`
+	ReplicationFactor int               `yaml:"replication_factor" doc:"Replicas of a topic that walferry creates; 0 takes the broker's default."`
 	CleanupPolicy     string            `yaml:"cleanup_policy" enum:"delete,compact,compact+delete" doc:"cleanup.policy of a topic that walferry creates. A table without a key cannot go to a compacted topic."`
 	Config            map[string]string `yaml:"config" doc:"Further settings of topics that walferry creates, by Kafka's names, such as retention.ms."`
 }
 
 // Schema says how rows become Avro.
 type Schema struct {
-	Envelope       string            `yaml:"envelope" enum:"debezium,row" doc:"debezium: before, after, op, source, ts_ms, transaction. row: the row itself, a tombstone for a delete, the rest in headers."`
-	Numeric        string            `yaml:"numeric" enum:"exact,string,double" doc:"exact: numeric(p,s) is an Avro decimal, numeric without a scale a string. string: always a string. double: a double, where the value may be rounded."`
-	Time           string            `yaml:"time" enum:"logical,plain,iso" doc:"logical: dates and times carry Avro logical types. plain: the same numbers without the logical type, for readers that fail on infinity and on years outside 1-9999. iso: ISO 8601 strings."`
-	Columns        map[string]string `yaml:"columns" doc:"Per-column choice of one of the values of numeric or time, by schema.table.column." example:"{public.orders.amount: string}"`
-	Truncate       string            `yaml:"truncate" enum:"emit,skip,stop" doc:"emit: a truncate event to every partition of the table's topic. skip: none, counted in the metrics. stop: the stream stops before it. A truncate event has no key, so a compacted topic cannot take it."`
-	OnIncompatible string            `yaml:"on_incompatible" enum:"stop,force" doc:"When the registry refuses a new version as incompatible. stop: the stream stops before the first event that needs it. force: the subject's compatibility is set to NONE for that registration."`
+	Envelope       string              `yaml:"envelope" enum:"debezium,row" doc:"debezium: before, after, op, source, ts_ms, transaction. row: the row itself, a tombstone for a delete, the rest in headers."`
+	Numeric        string              `yaml:"numeric" enum:"precise,string" doc:"precise: numeric(p,s) is an Avro decimal, numeric without a scale a string. string: always the text that Postgres prints."`
+	Array          string              `yaml:"array" enum:"array,text" doc:"array: one-dimensional arrays are Avro arrays. text: the text that Postgres prints."`
+	Time           string              `yaml:"time" enum:"avro,iso" doc:"avro: dates and timestamps are numbers with Avro's logical types. iso: the text that Postgres prints, for readers that fail on infinity and on years outside 1-9999."`
+	Columns        map[string]Column   `yaml:"columns" doc:"The same three choices for single columns, by schema.table.column." example:"{public.orders.amount: {numeric: string}}"`
+	Keys           map[string][]string `yaml:"keys" doc:"Columns of the record key by schema.table, instead of those of the replica identity. They must be part of it, unless it is full." example:"{public.orders: [customer_id, id]}"`
+	Truncate       string              `yaml:"truncate" enum:"emit,skip,stop" doc:"emit: a truncate event to every partition of the table's topic. skip: none, counted in the metrics. stop: the stream stops before it. A truncate event has no key, so a compacted topic cannot take it."`
+	OnIncompatible string              `yaml:"on_incompatible" enum:"stop,force" doc:"When the registry refuses a new version as incompatible. stop: the stream stops before the first event that needs it. force: the subject's compatibility is set to NONE for that registration."`
+}
+
+// Column are the choices of one column; an empty one is that of Schema.
+type Column struct {
+	Numeric string `yaml:"numeric" enum:",precise,string" doc:"As schema.numeric."`
+	Array   string `yaml:"array" enum:",array,text" doc:"As schema.array."`
+	Time    string `yaml:"time" enum:",avro,iso" doc:"As schema.time."`
 }
 
 // Registry says which schema registry is used.
@@ -196,24 +206,24 @@ func Default() *Config {
 		Kafka: Kafka{
 			ClientID: "walferry",
 			Topic: Topic{
-				Template:          "{prefix}.{schema}.{table}",
-				Create:            true,
-				Partitions:        6,
-				ReplicationFactor: -1,
-				CleanupPolicy:     "delete",
+				Template:      "{prefix}.{schema}.{table}",
+				Create:        true,
+				Partitions:    6,
+				CleanupPolicy: "delete",
 			},
 			Compression:        "lz4",
 			TransactionTimeout: Duration(60 * time.Second),
-			PublishTimeout:     Duration(45 * time.Second),
+			PublishTimeout:     Duration(30 * time.Second),
 			RequestTimeout:     Duration(10 * time.Second),
 			BatchBytes:         8 << 20,
 		},
-		Schema:   Schema{Envelope: "debezium", Numeric: "exact", Time: "logical", Truncate: "emit", OnIncompatible: "stop"},
-		Registry: Registry{Mode: "built-in", Listen: "127.0.0.1:8081", Topic: "_schemas", Timeout: Duration(10 * time.Second)},
-		Errors:   Errors{Value: "stop", TooLarge: "stop", Schema: "stop"},
-		Admin:    Admin{Listen: "127.0.0.1:8080"},
-		Log:      Log{Level: "info", Format: "text"},
-		Standby:  true,
+		Schema:       Schema{Envelope: "debezium", Numeric: "precise", Array: "array", Time: "avro", Truncate: "emit", OnIncompatible: "stop"},
+		Registry:     Registry{Mode: "built-in", Listen: "127.0.0.1:8081", Topic: "_schemas", Timeout: Duration(10 * time.Second)},
+		Errors:       Errors{Value: "stop", TooLarge: "stop", Schema: "stop"},
+		Admin:        Admin{Listen: "127.0.0.1:8080"},
+		Log:          Log{Level: "info", Format: "text"},
+		DrainTimeout: Duration(20 * time.Second),
+		Standby:      true,
 	}
 }
 

@@ -46,7 +46,6 @@ func TestDefaultsAndDerivedNames(t *testing.T) {
 		{c.Kafka.Topic.Prefix, "Shop-1.eu"},
 		{c.Kafka.TransactionalID, "walferry-Shop-1.eu"},
 		{c.Checkpoint.Topic, "_walferry.Shop-1.eu"},
-		{c.Checkpoint.ReplicationFactor, -1},
 		{c.Source.StallLimit.Std(), 30 * time.Second},
 		{c.Source.Heartbeat.Std(), 10 * time.Second},
 		{c.Kafka.Compression, "lz4"},
@@ -153,6 +152,9 @@ func TestPrintHidesSecretsAndLoadsAgain(t *testing.T) {
     config: {"retention.ms": 5, "x: y": "a ${Z:-z} # c"}
 registry:
   auth: {user: u, password: hunter2}
+schema:
+  columns: {public.a.b: {numeric: string}}
+  keys: {public.a: [b, c]}
 `)
 	c.Source.DSN = "postgres://walferry:hunter2@h:5432,i:5433/db?sslpassword=hunter2&sslmode=require"
 	c.Kafka.ClientID = "a$${b"

@@ -28,30 +28,35 @@ func (c *Config) Print(w io.Writer) error {
 
 func printStruct(b *strings.Builder, indent string, v reflect.Value) {
 	for _, f := range fields(v.Type()) {
-		x := v.Field(f.index)
 		b.WriteString(indent + f.key + ":")
-		switch {
-		case isScalar(x):
-			b.WriteString(" " + scalarText(x) + "\n")
-		case x.Kind() == reflect.Struct:
-			b.WriteString("\n")
-			printStruct(b, indent+"  ", x)
-		case x.Len() == 0 && x.Kind() == reflect.Map:
-			b.WriteString(" {}\n")
-		case x.Len() == 0:
-			b.WriteString(" []\n")
-		case x.Kind() == reflect.Map:
-			b.WriteString("\n")
-			keys := x.MapKeys()
-			slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
-			for _, k := range keys {
-				b.WriteString(indent + "  " + quote(k.String()) + ": " + quote(x.MapIndex(k).String()) + "\n")
-			}
-		default:
-			b.WriteString("\n")
-			for i := range x.Len() {
-				b.WriteString(indent + "  - " + quote(x.Index(i).String()) + "\n")
-			}
+		printValue(b, indent, v.Field(f.index))
+	}
+}
+
+// printValue writes what follows a key's colon.
+func printValue(b *strings.Builder, indent string, x reflect.Value) {
+	switch {
+	case isScalar(addressable(x)):
+		b.WriteString(" " + scalarText(x) + "\n")
+	case x.Kind() == reflect.Struct:
+		b.WriteString("\n")
+		printStruct(b, indent+"  ", x)
+	case x.Len() == 0 && x.Kind() == reflect.Map:
+		b.WriteString(" {}\n")
+	case x.Len() == 0:
+		b.WriteString(" []\n")
+	case x.Kind() == reflect.Map:
+		b.WriteString("\n")
+		keys := x.MapKeys()
+		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
+		for _, k := range keys {
+			b.WriteString(indent + "  " + quoteKey(k.String()) + ":")
+			printValue(b, indent+"  ", x.MapIndex(k))
+		}
+	default:
+		b.WriteString("\n")
+		for i := range x.Len() {
+			b.WriteString(indent + "  - " + quote(x.Index(i).String()) + "\n")
 		}
 	}
 }
@@ -75,8 +80,10 @@ func scalarText(x reflect.Value) string {
 
 // quote writes s plainly where YAML reads it back as the same text, else in
 // double quotes. ${ is escaped, so that printed text is not interpolated.
-func quote(s string) string {
-	s = strings.ReplaceAll(s, "${", "$${")
+func quote(s string) string { return quoteKey(strings.ReplaceAll(s, "${", "$${")) }
+
+// quoteKey is quote for keys, which are not interpolated.
+func quoteKey(s string) string {
 	plain := s != "" && s != "true" && s != "false" && s != "null"
 	for i, r := range s {
 		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r == '_' || r == '/'
@@ -126,6 +133,10 @@ func schemaOf(t reflect.Type, defaults reflect.Value) map[string]any {
 				map[string]any{"type": "array", "items": map[string]any{"type": "string"}},
 				map[string]any{"type": "string"},
 			}}
+		case ft == reflect.TypeFor[map[string]Column]():
+			p = map[string]any{"type": "object", "additionalProperties": schemaOf(ft.Elem(), reflect.Zero(ft.Elem()))}
+		case ft == reflect.TypeFor[map[string][]string]():
+			p = map[string]any{"type": "object", "additionalProperties": map[string]any{"type": "array", "items": map[string]any{"type": "string"}}}
 		case ft.Kind() == reflect.Map:
 			p = map[string]any{"type": "object", "additionalProperties": map[string]any{"type": []string{"string", "number", "boolean"}}}
 		case ft == reflect.TypeFor[Duration]():

@@ -31,14 +31,17 @@ func (c *Config) validate() ErrorList {
 	c.validateKafka(v)
 	c.validateRegistry(v)
 
-	for key, choice := range c.Schema.Columns {
-		v.check(strings.Count(key, ".") >= 2, "schema.columns."+key, "the key does not name a column", "write it as schema.table.column")
-		v.check(slices.Contains([]string{"exact", "string", "double", "logical", "plain", "iso"}, choice), "schema.columns."+key,
-			fmt.Sprintf("%q is not a choice", choice), "write exact, string or double for numbers, logical, plain or iso for times")
+	for key := range c.Schema.Columns {
+		v.pattern("schema.columns."+key, key, 3, "schema.table.column")
 	}
+	for key, columns := range c.Schema.Keys {
+		v.pattern("schema.keys."+key, key, 2, "schema.table")
+		v.check(len(columns) > 0, "schema.keys."+key, "the key has no columns", "list them, or leave the table out to use its replica identity")
+	}
+	v.span("drain_timeout", c.DrainTimeout, Duration(time.Second), Duration(10*time.Minute))
 	named := pipelineName.MatchString(c.Name) // else what derives from it is not judged too
 	v.check(topicName.MatchString(c.Checkpoint.Topic) || !named, "checkpoint.topic", fmt.Sprintf("%q is not a topic name", c.Checkpoint.Topic), "use letters, digits, _ - and . only, 249 at most")
-	v.check(c.Checkpoint.ReplicationFactor >= -1, "checkpoint.replication_factor", "a topic cannot have a negative number of replicas", "write a number from 1, or -1 for the broker's default")
+	v.check(c.Checkpoint.ReplicationFactor >= 0, "checkpoint.replication_factor", "a topic cannot have a negative number of replicas", "write a number from 1, or 0 for the broker's default")
 	if c.Admin.Listen != "" {
 		v.address("admin.listen", c.Admin.Listen)
 	}
@@ -97,7 +100,7 @@ func (c *Config) validateKafka(v *validator) {
 	v.check(topicName.MatchString(t.Prefix) || t.Prefix == c.Name, "kafka.topic.prefix", fmt.Sprintf("%q cannot begin a topic's name", t.Prefix), "use letters, digits, _ - and . only")
 	v.template(t.Template)
 	v.check(t.Partitions >= 1, "kafka.topic.partitions", "a topic has at least one partition", "write a number from 1")
-	v.check(t.ReplicationFactor >= 1 || t.ReplicationFactor == -1, "kafka.topic.replication_factor", "a topic has at least one replica", "write a number from 1, or -1 for the broker's default")
+	v.check(t.ReplicationFactor >= 0, "kafka.topic.replication_factor", "a topic cannot have a negative number of replicas", "write a number from 1, or 0 for the broker's default")
 	_, twice := t.Config["cleanup.policy"]
 	v.check(!twice, "kafka.topic.config.cleanup.policy", "the cleanup policy has a key of its own", "write kafka.topic.cleanup_policy instead")
 
@@ -145,6 +148,12 @@ func (v *validator) enums(path string, s reflect.Value) {
 		at, value := join(path, f.key), s.Field(f.index)
 		if value.Kind() == reflect.Struct {
 			v.enums(at, value)
+			continue
+		}
+		if value.Kind() == reflect.Map && value.Type().Elem().Kind() == reflect.Struct {
+			for _, k := range value.MapKeys() {
+				v.enums(join(at, k.String()), value.MapIndex(k))
+			}
 			continue
 		}
 		if f.enum == nil || slices.Contains(f.enum, value.String()) {

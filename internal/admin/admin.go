@@ -1,0 +1,202 @@
+// Package admin is the HTTP listener of a running walferry:
+//
+//	/healthz  200 while the process serves; for a liveness probe
+//	/readyz   200 while changes are being delivered, else 503 with the step that is stuck
+//	/status   what walferry status shows, as JSON
+//	/metrics  for Prometheus
+//	/debug/pprof/  Go's profiles, only when configured
+//
+// It only reads: nothing that a request does changes the pipeline. There is no
+// authentication, which is why it listens on the loopback interface by default.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Config says what the listener shows. Ready and Status are called from several
+// goroutines at once and must answer without waiting for the pipeline, because
+// they are asked most when it is stuck.
+type Config struct {
+	Ready   func() Readiness
+	Status  func() Status
+	Metrics *Metrics
+	Pprof   bool
+	Log     *slog.Logger // nil is slog.Default()
+}
+
+// Readiness answers /readyz. Ready means delivering: a transaction, if need be a
+// heartbeat's, was covered by a committed checkpoint within two heartbeat intervals.
+type Readiness struct {
+	OK      bool           `json:"ready"`
+	Step    string         `json:"step"` // what it is doing, or stuck in, such as "publish to Kafka"
+	Details map[string]any `json:"details,omitempty"`
+}
+
+// Status answers /status. LSNs are in Postgres' form X/X; zero values are left out.
+type Status struct {
+	Pipeline string    `json:"pipeline"`
+	Version  string    `json:"version"`
+	State    string    `json:"state"` // starting, standby, streaming, stalled, stopping
+	Ready    bool      `json:"ready"`
+	Step     string    `json:"step"`
+	Started  time.Time `json:"started"`
+	Error    string    `json:"error,omitempty"` // the last one, with its remedy, while it lasts
+
+	Source SourceStatus `json:"source"`
+	Kafka  KafkaStatus  `json:"kafka"`
+}
+
+// SourceStatus is the Postgres side.
+type SourceStatus struct {
+	Slot          string     `json:"slot"`
+	Publication   string     `json:"publication"`
+	SystemID      string     `json:"system_id,omitempty"`
+	Timeline      int32      `json:"timeline,omitempty"`
+	ServerVersion int        `json:"server_version,omitempty"`
+	ServerEnd     string     `json:"server_end,omitempty"` // newest WAL end that was heard of
+	Received      string     `json:"received,omitempty"`   // commit LSN of the last transaction decoded
+	Confirmed     string     `json:"confirmed,omitempty"`  // what the slot was told
+	LagBytes      int64      `json:"lag_bytes"`
+	LagSeconds    float64    `json:"lag_seconds"`
+	RetainedBytes int64      `json:"retained_wal_bytes"`
+	WALStatus     string     `json:"wal_status,omitempty"`
+	LastFrame     *time.Time `json:"last_frame,omitempty"`
+}
+
+// KafkaStatus is the Kafka side. Rates are over the last minute.
+type KafkaStatus struct {
+	Saved            string     `json:"saved,omitempty"` // commit LSN of the last committed checkpoint
+	LastCheckpoint   *time.Time `json:"last_checkpoint,omitempty"`
+	Changes          uint64     `json:"changes"`
+	Transactions     uint64     `json:"transactions"`
+	Batches          uint64     `json:"batches"`
+	ChangesPerSecond float64    `json:"changes_per_second"`
+	BytesPerSecond   float64    `json:"bytes_per_second"`
+	InFlightRecords  int        `json:"in_flight_records"`
+}
+
+// Server is a listener with its handlers.
+type Server struct {
+	listener net.Listener
+	http     *http.Server
+}
+
+// Listen binds addr, so that a busy port is an error at start and not later.
+// The caller calls Serve, or Close.
+func Listen(ctx context.Context, addr string, c Config) (*Server, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen for the admin API (admin.listen): %w", err)
+	}
+	return &Server{listener: l, http: &http.Server{
+		Handler:           Handler(c),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      70 * time.Second, // a CPU profile takes 30 s by default
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(logger(c).Handler(), slog.LevelDebug),
+	}}, nil
+}
+
+// Addr is the bound address, of interest when the port was 0.
+func (s *Server) Addr() net.Addr { return s.listener.Addr() }
+
+// Serve answers requests until ctx ends, then waits up to a second for those that
+// are being answered, and returns nil.
+func (s *Server) Serve(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() { done <- s.http.Serve(s.listener) }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("serve the admin API: %w", err)
+	case <-ctx.Done():
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := s.http.Shutdown(end); err != nil {
+		// Somebody is still reading; the process is about to end, so cut them off.
+		if err := s.http.Close(); err != nil {
+			return fmt.Errorf("close the admin API: %w", err)
+		}
+	}
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve the admin API: %w", err)
+	}
+	return nil
+}
+
+// Close ends a server that was not served.
+func (s *Server) Close() error { return s.listener.Close() }
+
+// Handler is the API without a listener.
+func Handler(c Config) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		answer(c, w, http.StatusOK, map[string]any{"healthy": true})
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		r := c.Ready()
+		code := http.StatusOK
+		if !r.OK {
+			code = http.StatusServiceUnavailable
+		}
+		answer(c, w, code, r)
+	})
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		answer(c, w, http.StatusOK, c.Status())
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Metrics.registry, promhttp.HandlerOpts{
+		ErrorLog: slog.NewLogLogger(logger(c).Handler(), slog.LevelWarn),
+	}))
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		write(c, w, []byte("walferry\n\n/healthz\n/readyz\n/status\n/metrics\n"))
+	})
+	if c.Pprof {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	}
+	return mux
+}
+
+func answer(c Config, w http.ResponseWriter, code int, body any) {
+	b, err := json.MarshalIndent(body, "", "  ")
+	if err != nil {
+		code, b = http.StatusInternalServerError, []byte(`{"error": "the answer cannot be written as JSON"}`)
+		logger(c).Error("answer the admin API", "error", err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	write(c, w, append(b, '\n'))
+}
+
+// write ignores nothing but tells only those who debug: a client that goes away
+// before it has read its answer is no event for an operator.
+func write(c Config, w http.ResponseWriter, b []byte) {
+	if _, err := w.Write(b); err != nil {
+		logger(c).Debug("answer the admin API", "error", err)
+	}
+}
+
+func logger(c Config) *slog.Logger {
+	if c.Log != nil {
+		return c.Log
+	}
+	return slog.Default()
+}
