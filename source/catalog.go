@@ -1,54 +1,330 @@
 package source
 
-import "walferry/decode"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"time"
 
-// Table is one table as the publication sends it: with publish_via_partition_root the root of a partition tree.
-type Table struct {
-	OID          uint32
-	Schema, Name string
-	Partitioned  bool
-	Identity     decode.Identity
-	// IdentityColumns are the columns that identify an old row, in index order: of the primary key for default, of the
-	// index for using index, none for full and nothing, and none for default without a primary key.
-	IdentityColumns []string
-	PrimaryKey      []string
-	// Columns that are published, in table order.
-	Columns   []string
-	RowFilter string // SQL text of the publication's row filter, or ""
-	Owner     string
-	// EstimatedRows is the planner's estimate, -1 when it has none.
-	EstimatedRows float64
-	// Leaves whose own replica identity is not the root's: updates and deletes there come with another identity.
-	OddLeaves []string
-}
-
-// Severity of a Finding.
-type Severity string
-
-// Severities of a finding.
-const (
-	OK   Severity = "ok"
-	Warn Severity = "warn"
-	Fail Severity = "fail"
+	"github.com/jackc/pgx/v5"
+	"walferry/decode"
 )
 
-// Finding is one line of the preflight.
-type Finding struct {
-	ID       string // stable name, for scripts
-	Severity Severity
-	Text     string
-	Remedy   string // SQL or command, "" when there is nothing to do
+// A Catalog is what walferry asks and tells the server beside the stream, over ordinary connections: one for questions, one
+// for heartbeats, so that a question that waits for a lock never delays these, and short-lived ones for the rest. A connection
+// that was lost is made again by the next call. Safe for concurrent use.
+type Catalog struct {
+	cfg  Config
+	user string
+	sel  *selection
+
+	ask, beat side
+	sys       System
+
+	expect chan *System // capacity 1, always full: what Expect was given
 }
 
-// Diff is what differs between publication and configuration.
-type Diff struct {
-	Publication string
-	Create      bool     // the publication does not exist
-	Add, Drop   []string // tables, as schema.table
-	Columns     []string // tables whose column list differs
-	Options     []string // options to set, for example "publish_via_partition_root = true"
-	SQL         []string // what brings the publication to the configuration, in order
+// A side is one lasting connection and its lock, a channel so that waiting for it ends with the context.
+type side struct {
+	lock chan struct{}
+	conn *pgx.Conn
 }
 
-// Empty reports whether there is nothing to change.
-func (d *Diff) Empty() bool { return len(d.SQL) == 0 }
+// OpenCatalog connects and asks the server who it is.
+func OpenCatalog(ctx context.Context, cfg Config) (*Catalog, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	sel, err := cfg.selection()
+	if err != nil {
+		return nil, err
+	}
+	c := &Catalog{cfg: cfg, sel: sel, expect: make(chan *System, 1)}
+	c.ask.lock, c.beat.lock = make(chan struct{}, 1), make(chan struct{}, 1)
+	c.expect <- nil
+	conn, sys, err := c.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.ask.conn, c.sys, c.user = conn, sys, conn.Config().User
+	return c, nil
+}
+
+// Close ends the connections. The Catalog cannot be used afterwards.
+func (c *Catalog) Close() {
+	for _, s := range []*side{&c.ask, &c.beat} {
+		s.lock <- struct{}{} // and keep it: a later call waits until its context ends
+		if s.conn != nil {
+			closeConn(s.conn)
+		}
+	}
+}
+
+// System returns what the server said when the Catalog was opened. WALEnd is the insert position of that moment.
+func (c *Catalog) System() System { return c.sys }
+
+// Expect makes every connection from now on refuse another system identifier, timeline or database than want's (of the
+// replication connection), and checks the present one at once. The error is an *IdentityError.
+func (c *Catalog) Expect(want System) error {
+	<-c.expect
+	c.expect <- &want
+	return same(want, c.sys)
+}
+
+func same(want, got System) error {
+	if want.ID != got.ID || want.Timeline != got.Timeline || want.DB != got.DB {
+		return &IdentityError{want, got}
+	}
+	return nil
+}
+
+func closeConn(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx) // nothing was left unfinished on it
+}
+
+// connect makes one connection and checks that it is the server we mean.
+func (c *Catalog) connect(ctx context.Context) (*pgx.Conn, System, error) {
+	pcfg, err := pgx.ParseConfig(c.cfg.DSN)
+	if err != nil {
+		return nil, System{}, fmt.Errorf("read DSN: %w", err)
+	}
+	if err := c.cfg.pin(&pcfg.Config); err != nil {
+		return nil, System{}, err
+	}
+	pcfg.RuntimeParams["statement_timeout"] = milliseconds(c.cfg.StatementTimeout)
+	// A missing synchronous standby would block the heartbeat's commit, and nothing of ours needs one.
+	pcfg.RuntimeParams["synchronous_commit"] = "local"
+	conn, err := pgx.ConnectConfig(ctx, pcfg)
+	if err != nil {
+		return nil, System{}, canceled(ctx, connectError(err, &c.cfg, pcfg.User))
+	}
+	var s System
+	// pg_control_checkpoint's timeline is the last checkpoint's; the name of the current WAL file has the current one.
+	err = conn.QueryRow(ctx, `SELECT system_identifier::text,
+		('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int,
+		pg_current_wal_insert_lsn()::text, current_database(), current_setting('server_version_num')::int
+		FROM pg_control_system()`).Scan(&s.ID, &s.Timeline, &s.WALEnd, &s.DB, &s.Version)
+	if err == nil {
+		switch want := c.wanted(); {
+		case s.Major() < MinVersion:
+			err = &UnsupportedVersionError{Version: s.Version}
+		case want != nil:
+			err = same(*want, s)
+		}
+	}
+	if err != nil {
+		closeConn(conn)
+		return nil, System{}, canceled(ctx, classify(fmt.Errorf("identify server: %w", err), &c.cfg, pcfg.User))
+	}
+	return conn, s, nil
+}
+
+func (c *Catalog) wanted() *System {
+	s := <-c.expect
+	c.expect <- s
+	return s
+}
+
+// on runs f with the side's connection, which it makes when there is none, and gives errors their type.
+func (c *Catalog) on(ctx context.Context, s *side, what string, f func(*pgx.Conn) error) error {
+	select {
+	case s.lock <- struct{}{}:
+		defer func() { <-s.lock }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if s.conn == nil || s.conn.IsClosed() {
+		conn, _, err := c.connect(ctx)
+		if err != nil {
+			return err
+		}
+		s.conn = conn
+	}
+	return c.wrap(ctx, what, f(s.conn), s.conn)
+}
+
+// once runs f with a connection of its own.
+func (c *Catalog) once(ctx context.Context, what string, f func(*pgx.Conn) error) error {
+	conn, _, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeConn(conn)
+	return c.wrap(ctx, what, f(conn), conn)
+}
+
+func (c *Catalog) wrap(ctx context.Context, what string, err error, conn *pgx.Conn) error {
+	if err == nil {
+		return nil
+	}
+	typed := classify(err, &c.cfg, c.user)
+	if typed == err && conn.IsClosed() && ctx.Err() == nil {
+		typed = &ConnectError{err}
+	}
+	return canceled(ctx, fmt.Errorf("%s: %w", what, typed))
+}
+
+// Heartbeat writes a transaction that every slot of the database sees and that no table or publication is needed for. Its
+// commit is flushed at once, unlike that of a non-transactional message, which waits for the WAL writer. It returns when the
+// server has committed.
+func (c *Catalog) Heartbeat(ctx context.Context) error {
+	return c.on(ctx, &c.beat, "emit heartbeat", func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, "SELECT pg_logical_emit_message(true, $1, '')", HeartbeatPrefix)
+		return err
+	})
+}
+
+// WaitShutdown keeps a connection open and waits for the server to end it: *ServerShutdownError when it said that it goes down,
+// *ConnectError when it vanished, and the context's cause when ctx ends first. A walsender that is stuck in send keeps its
+// server from stopping without telling us; this connection is told.
+func (c *Catalog) WaitShutdown(ctx context.Context) error {
+	return c.once(ctx, "watch server", func(conn *pgx.Conn) error {
+		for {
+			if _, err := conn.WaitForNotification(ctx); err != nil {
+				return err
+			}
+		}
+	})
+}
+
+// AdvisoryLock tries to take the session lock under which publication and slot are made and dropped. Ok is false when another
+// session has it. Unlock ends the session.
+func (c *Catalog) AdvisoryLock(ctx context.Context, slot string) (unlock func(), ok bool, err error) {
+	conn, _, err := c.connect(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	h := fnv.New64a()
+	_, _ = h.Write([]byte("walferry slot " + slot)) // a hash never fails
+	err = conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", int64(h.Sum64())).Scan(&ok)
+	if err != nil || !ok {
+		err = c.wrap(ctx, "take advisory lock", err, conn)
+		closeConn(conn)
+		return nil, false, err
+	}
+	return func() { closeConn(conn) }, true, nil
+}
+
+// Explain looks closer at an error of Dial, Start or a Stream where the server's words alone do not tell what happened: a
+// publication that is missing for the stream but there now is younger than the slot. Any other error is returned as it is.
+func (c *Catalog) Explain(ctx context.Context, err error) error {
+	missing, ok := errors.AsType[*PublicationMissingError](err)
+	if !ok {
+		return err
+	}
+	var there bool
+	if e := c.on(ctx, &c.ask, "look for publication", func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)", c.cfg.Publication).Scan(&there)
+	}); e != nil {
+		return errors.Join(err, e)
+	}
+	if there {
+		return &SlotOlderThanPublicationError{c.cfg.Slot, c.cfg.Publication, missing.err}
+	}
+	return err
+}
+
+// Describe returns what the catalog knows now about a table and a Relation message does not say. A table that does not exist
+// (any more) is a *TableMissingError.
+func (c *Catalog) Describe(ctx context.Context, relation uint32) (*decode.Descriptor, error) {
+	d := &decode.Descriptor{Relation: relation}
+	err := c.on(ctx, &c.ask, "describe table", func(conn *pgx.Conn) error {
+		// One snapshot for all of it.
+		return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+			err := tx.QueryRow(ctx, `SELECT coalesce(obj_description(c.oid, 'pg_class'), ''),
+				ARRAY(SELECT a.attname::text FROM pg_index i
+					CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(num, ord)
+					JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num
+					WHERE i.indrelid = c.oid AND i.indisprimary AND k.ord <= i.indnkeyatts ORDER BY k.ord)
+				FROM pg_class c WHERE c.oid = $1`, relation).Scan(&d.Comment, &d.PrimaryKey)
+			if errors.Is(err, pgx.ErrNoRows) {
+				return &TableMissingError{[]string{fmt.Sprintf("OID %d", relation)}}
+			}
+			if err != nil {
+				return err
+			}
+			rows, err := tx.Query(ctx, `SELECT a.attname::text, coalesce(col_description(a.attrelid, a.attnum), ''), a.attnotnull,
+				coalesce(pg_get_expr(f.adbin, f.adrelid), ''), a.attgenerated <> '', a.atttypid
+				FROM pg_attribute a LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+				WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, relation)
+			if err != nil {
+				return err
+			}
+			var types []uint32
+			var col decode.ColumnFacts
+			var typ uint32
+			_, err = pgx.ForEachRow(rows, []any{&col.Name, &col.Comment, &col.NotNull, &col.Default, &col.Generated, &typ}, func() error {
+				if col.Generated {
+					col.Default = "" // it is the generation expression, which nobody can insert
+				}
+				d.Columns = append(d.Columns, col)
+				types = append(types, typ)
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			d.Types, err = describeTypes(ctx, tx, types)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// DescribeTypes returns the types and, recursively, what they are made of: elements of arrays, bases of domains, attributes of
+// composites, subtypes of ranges. A type that does not exist is not in the result.
+func (c *Catalog) DescribeTypes(ctx context.Context, oids ...uint32) (map[uint32]*decode.Type, error) {
+	var m map[uint32]*decode.Type
+	err := c.on(ctx, &c.ask, "describe types", func(conn *pgx.Conn) (err error) {
+		m, err = describeTypes(ctx, conn, oids)
+		return err
+	})
+	return m, err
+}
+
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+func describeTypes(ctx context.Context, q querier, oids []uint32) (map[uint32]*decode.Type, error) {
+	// typsubscript tells true arrays from types like name and point, which have a typelem too.
+	rows, err := q.Query(ctx, `WITH RECURSIVE wanted(oid) AS (
+			SELECT unnest($1::oid[])
+		UNION
+			SELECT part.oid FROM wanted JOIN pg_type t ON t.oid = wanted.oid
+			CROSS JOIN LATERAL (
+				SELECT t.typelem WHERE t.typelem <> 0 AND t.typsubscript = 'array_subscript_handler'::regproc
+				UNION ALL SELECT t.typbasetype WHERE t.typbasetype <> 0
+				UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+				UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid OR r.rngmultitypid = t.oid
+			) AS part(oid))
+		SELECT t.oid, n.nspname::text, t.typname::text, ascii(t.typtype::text), ascii(t.typcategory::text), ascii(t.typdelim::text),
+			CASE WHEN t.typsubscript = 'array_subscript_handler'::regproc THEN t.typelem ELSE 0 END, t.typbasetype, t.typtypmod,
+			t.typsend <> 0, ARRAY(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder)
+		FROM wanted JOIN pg_type t ON t.oid = wanted.oid JOIN pg_namespace n ON n.oid = t.typnamespace ORDER BY t.oid`, oids)
+	if err != nil {
+		return nil, err
+	}
+	m := make(map[uint32]*decode.Type)
+	var t decode.Type
+	var kind, category, delim int32
+	_, err = pgx.ForEachRow(rows, []any{&t.OID, &t.Schema, &t.Name, &kind, &category, &delim, &t.Elem, &t.Base, &t.BaseMod, &t.HasBinary, &t.Labels}, func() error {
+		t := t
+		t.Kind, t.Category, t.Delim = byte(kind), byte(category), byte(delim)
+		if len(t.Labels) == 0 {
+			t.Labels = nil
+		}
+		m[t.OID] = &t
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"strings"
 
 	"github.com/jackc/pglogrepl"
@@ -266,6 +264,17 @@ func (e *TooManyConnectionsError) Hint() string {
 	return "raise max_wal_senders, max_replication_slots or max_connections (each needs a restart), or free one: SELECT slot_name, active FROM pg_replication_slots"
 }
 
+// ConnectError says that no connection could be made, or that one was lost without a word from the server.
+type ConnectError struct{ err error }
+
+func (e *ConnectError) Error() string { return "no connection to the server: " + e.err.Error() }
+func (e *ConnectError) Unwrap() error { return e.err }
+
+// Hint implements [Hinter].
+func (e *ConnectError) Hint() string {
+	return "check that the server runs, that host, port and sslmode of the DSN are right, and what the server's log says; walferry connects again by itself"
+}
+
 // ReadOnlyError says that no host of the DSN takes writes.
 type ReadOnlyError struct{ err error }
 
@@ -413,14 +422,6 @@ func classify(err error, c *Config, user string) error {
 		return &ReadOnlyError{err}
 	}
 	return err
-}
-
-// isConnectionLoss reports whether err means that the connection ended without the server saying why.
-func isConnectionLoss(err error) bool {
-	if _, ok := errors.AsType[net.Error](err); ok {
-		return true
-	}
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
 }
 
 // canceled returns the cause when ctx has ended, and err otherwise: a stop is not a failure of the server.
