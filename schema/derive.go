@@ -1,0 +1,205 @@
+package schema
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"walferry/decode"
+)
+
+// Table is how one version of a relation is published: its schemas and the plan behind them. It is immutable.
+type Table struct {
+	Relation *decode.Relation
+	Topic    string
+	// KeySubject and ValueSubject name the schemas in the registry (TopicNameStrategy).
+	KeySubject, ValueSubject string
+	// Key and Value are Avro schemas in JSON, the same text for the same input. Key is empty where the table has no
+	// key: its records have none.
+	Key, Value string
+	// KeyColumns are the columns of the key, in the relation's order; none for a keyless table.
+	KeyColumns []string
+	// NeedsText says that a column's binary form is not known (TextColumns names them): the stream that feeds this
+	// table must be in text mode, or an encoder refuses its rows.
+	NeedsText   bool
+	TextColumns []string
+
+	opt    Options
+	fields []field // of the value record
+	keys   []field // of the key record
+}
+
+// field is one column of a record.
+type field struct {
+	name     string // Avro's
+	column   int    // in Relation.Columns and in tuples
+	identity bool   // an old tuple of kind K has it
+	nullable bool   // ["null", T]
+	typ      *typ
+}
+
+// Derive maps a relation to its schemas. desc may be nil or know only some of the columns and types: columns of types
+// that neither it nor the mapping table knows are text. topic is where the table's records go; it gives the schemas
+// their names.
+//
+// Columns become fields in their order. Key columns are required, all others ["null", T] with default null, so that
+// a column can come and go without breaking a reader of either side.
+func Derive(rel *decode.Relation, desc *decode.Descriptor, topic string, opt Options) (*Table, error) {
+	if err := opt.validate(); err != nil {
+		return nil, err
+	}
+	if desc == nil {
+		desc = &decode.Descriptor{}
+	}
+	t := &Table{Relation: rel, Topic: topic, ValueSubject: topic + "-value", opt: opt}
+	key, err := keyColumns(rel, desc, &opt)
+	if err != nil {
+		return nil, err
+	}
+	facts := make(map[string]*decode.ColumnFacts, len(desc.Columns))
+	for i := range desc.Columns {
+		facts[desc.Columns[i].Name] = &desc.Columns[i]
+	}
+	names := make(map[string]string, len(rel.Columns)) // Avro name → column
+	var valueJSON, keyJSON []string
+	for i := range rel.Columns {
+		c := &rel.Columns[i]
+		isKey := slices.Contains(key, c.Name)
+		out, err := excluded(rel, c.Name, opt.ExcludeColumns)
+		if err != nil {
+			return nil, err
+		}
+		if out {
+			if isKey {
+				return nil, fmt.Errorf("table %s: column %q is part of the key and cannot be excluded", rel, c.Name)
+			}
+			continue
+		}
+		f := field{name: SanitizeName(c.Name), column: i, identity: c.Key, nullable: true}
+		if first, taken := names[f.name]; taken {
+			return nil, &CollisionError{Table: rel.String(), First: first, Second: c.Name, Name: f.name}
+		}
+		names[f.name] = c.Name
+		r := resolver{types: desc.Types, opt: opt.column(c.Name)}
+		f.typ = r.resolve(c.Type, c.Mod, 0)
+		if f.typ.bin == nil {
+			t.NeedsText = true
+			t.TextColumns = append(t.TextColumns, c.Name)
+		}
+		fact := facts[c.Name]
+		if isKey {
+			// Columns of a primary key and of a replica identity index cannot be null. A configured column under
+			// replica identity full can, unless the catalog says otherwise.
+			f.nullable = len(opt.Key) > 0 && rel.Identity == decode.IdentityFull &&
+				!slices.Contains(desc.PrimaryKey, c.Name) && (fact == nil || !fact.NotNull)
+		}
+		j := fieldJSON(&f, c.Name, fact)
+		t.fields = append(t.fields, f)
+		valueJSON = append(valueJSON, j)
+		if isKey {
+			t.KeyColumns = append(t.KeyColumns, c.Name)
+			t.keys = append(t.keys, f)
+			keyJSON = append(keyJSON, j)
+		}
+	}
+	namespace := SanitizeNamespace(topic)
+	value := record(namespace+".Value", desc.Comment, valueJSON)
+	t.Value = value
+	if opt.Envelope != EnvelopeRow {
+		t.Value = envelope(namespace, value)
+	}
+	if len(t.keys) > 0 {
+		t.KeySubject = topic + "-key"
+		t.Key = record(namespace+".Key", "", keyJSON)
+		if _, err := Compile(t.Key); err != nil {
+			return nil, fmt.Errorf("table %s, key: %w", rel, err)
+		}
+	}
+	if _, err := Compile(t.Value); err != nil {
+		return nil, fmt.Errorf("table %s, value: %w", rel, err)
+	}
+	return t, nil
+}
+
+// keyColumns are the columns of the record key: those configured, or the replica identity's. With identity full, which
+// flags every column, they are the primary key's.
+func keyColumns(rel *decode.Relation, desc *decode.Descriptor, opt *Options) ([]string, error) {
+	sent := func(name string) *decode.Column {
+		for i := range rel.Columns {
+			if rel.Columns[i].Name == name {
+				return &rel.Columns[i]
+			}
+		}
+		return nil
+	}
+	if len(opt.Key) > 0 {
+		for _, name := range opt.Key {
+			c := sent(name)
+			if c == nil {
+				return nil, fmt.Errorf("table %s: key column %q is not among the columns that the publication sends", rel, name)
+			}
+			if rel.Identity != decode.IdentityFull && !c.Key {
+				return nil, fmt.Errorf("table %s: key column %q is not part of the replica identity (%s), so updates and deletes "+
+					"do not carry its old value; use columns of the identity, or ALTER TABLE … REPLICA IDENTITY FULL", rel, name, rel.Identity)
+			}
+		}
+		return opt.Key, nil
+	}
+	switch rel.Identity {
+	case decode.IdentityDefault, decode.IdentityIndex:
+		var key []string
+		for i := range rel.Columns {
+			if rel.Columns[i].Key {
+				key = append(key, rel.Columns[i].Name)
+			}
+		}
+		return key, nil
+	case decode.IdentityFull:
+		for _, name := range desc.PrimaryKey {
+			if sent(name) == nil {
+				return nil, fmt.Errorf("table %s: column %q of the primary key is not among the columns that the publication sends",
+					rel, name)
+			}
+		}
+		return desc.PrimaryKey, nil
+	case decode.IdentityNothing:
+		return nil, nil
+	}
+	return nil, fmt.Errorf("table %s: unknown replica identity %s", rel, rel.Identity)
+}
+
+func excluded(rel *decode.Relation, column string, patterns []string) (bool, error) {
+	for _, p := range patterns {
+		for _, name := range []string{column, rel.Name + "." + column, rel.Schema + "." + rel.Name + "." + column} {
+			ok, err := path.Match(p, name)
+			if err != nil {
+				return false, fmt.Errorf("excluded columns: pattern %q: %w", p, err)
+			}
+			if ok {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+func fieldJSON(f *field, original string, fact *decode.ColumnFacts) string {
+	s := `{"name":` + quote(f.name)
+	if f.nullable {
+		s += `,"type":["null",` + f.typ.avro + `],"default":null`
+	} else {
+		s += `,"type":` + f.typ.avro
+	}
+	if fact != nil && fact.Comment != "" {
+		s += `,"doc":` + quote(fact.Comment)
+	}
+	if f.name != original {
+		s += `,"postgres.name":` + quote(original)
+	}
+	return s + "}"
+}
+
+func record(fullName, doc string, fields []string) string {
+	return recordHead(fullName, doc) + `,"fields":[` + strings.Join(fields, ",") + `],"connect.name":` + quote(fullName) + `}`
+}

@@ -1,0 +1,350 @@
+package schema
+
+import (
+	"encoding/binary"
+	"math"
+	"math/bits"
+	"strconv"
+)
+
+// Signs of a binary numeric, which is: count of digits, weight of the first, sign, display scale (each 16 bits), then
+// the digits to base 10,000 (numeric_send). The value is the sum of digit[i] · 10000^(weight-i).
+const (
+	numericPositive = 0x0000
+	numericNegative = 0x4000
+	numericNaN      = 0xc000
+	numericPInf     = 0xd000
+	numericNInf     = 0xf000
+)
+
+var errNoDecimal = &fault{
+	reason: "NaN and Infinity have no decimal form",
+	remedy: "set `numeric: string` for this column, or exclude it",
+}
+
+// numericHeader checks a binary numeric and takes it apart.
+func numericHeader(src []byte) (digits []byte, weight int, sign uint16, dscale int, ok bool) {
+	if len(src) < 8 {
+		return nil, 0, 0, 0, false
+	}
+	digits = src[8:]
+	weight = int(int16(binary.BigEndian.Uint16(src[2:])))
+	sign = binary.BigEndian.Uint16(src[4:])
+	dscale = int(binary.BigEndian.Uint16(src[6:]))
+	if len(digits) != 2*int(binary.BigEndian.Uint16(src)) || dscale > 0x3fff {
+		return nil, 0, 0, 0, false
+	}
+	for i := 0; i < len(digits); i += 2 {
+		if binary.BigEndian.Uint16(digits[i:]) > 9999 {
+			return nil, 0, 0, 0, false
+		}
+	}
+	return digits, weight, sign, dscale, true
+}
+
+func numericDigit(digits []byte, i int) uint64 {
+	if i < 0 || 2*i >= len(digits) {
+		return 0
+	}
+	return uint64(binary.BigEndian.Uint16(digits[2*i:]))
+}
+
+var pow10 = [...]uint64{1, 10, 100, 1000, 10000, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19}
+
+// binDecimal writes a numeric(p,s): its unscaled value at t.scale as two's complement, big-endian, shortest.
+func binDecimal(s *scratch, t *typ, dst, src []byte) ([]byte, error) {
+	digits, weight, sign, _, ok := numericHeader(src)
+	if !ok {
+		return dst, errSize
+	}
+	switch sign {
+	case numericPositive, numericNegative:
+	case numericNaN, numericPInf, numericNInf:
+		return dst, errNoDecimal
+	default:
+		return dst, errSize
+	}
+	n := len(digits) / 2
+	for n > 0 && numericDigit(digits, 0) == 0 { // stored numerics have none; a bound follows, so drop them
+		digits, weight, n = digits[2:], weight-1, n-1
+	}
+	if n == 0 {
+		return append(dst, 2, 0), nil // one zero byte
+	}
+	// The first digit alone makes the value at least 10000^weight: bounds the loop below.
+	if 4*weight >= t.precision-t.scale {
+		return dst, errDigits(t)
+	}
+	s.words = s.words[:0]
+	// Digit i stands for 10^(4·(weight-i)). It is whole at t.scale while 4·(weight-i)+t.scale ≥ 0.
+	last := weight + t.scale/4
+	for i := 0; i <= last; i++ {
+		s.mulAdd(10000, numericDigit(digits, i))
+	}
+	next := max(last+1, 0)
+	if rest := t.scale % 4; rest > 0 && last >= -1 {
+		d := numericDigit(digits, last+1)
+		cut := pow10[4-rest]
+		if d%cut != 0 {
+			return dst, errScale(t)
+		}
+		s.mulAdd(pow10[rest], d/cut)
+		next = last + 2
+	}
+	for i := next; i < n; i++ {
+		if numericDigit(digits, i) != 0 {
+			return dst, errScale(t)
+		}
+	}
+	return s.appendDecimal(dst, sign == numericNegative), nil
+}
+
+// textDecimal does the same for the text.
+func textDecimal(s *scratch, t *typ, dst, src []byte) ([]byte, error) {
+	whole, fraction, negative, ok := splitNumeric(src)
+	if !ok {
+		if isNotFinite(src) {
+			return dst, errNoDecimal
+		}
+		return dst, errText
+	}
+	for len(whole) > 0 && whole[0] == '0' {
+		whole = whole[1:]
+	}
+	if len(whole) > max(t.precision-t.scale, 0) {
+		return dst, errDigits(t)
+	}
+	for len(fraction) > t.scale {
+		if fraction[len(fraction)-1] != '0' {
+			return dst, errScale(t)
+		}
+		fraction = fraction[:len(fraction)-1]
+	}
+	s.words = s.words[:0]
+	s.addDigits(whole)
+	s.addDigits(fraction)
+	for pad := t.scale - len(fraction); pad > 0; pad -= 19 {
+		s.mulAdd(pow10[min(pad, 19)], 0)
+	}
+	return s.appendDecimal(dst, negative), nil
+}
+
+func errDigits(t *typ) error {
+	return &fault{
+		reason: "the value has more than " + strconv.Itoa(t.precision-t.scale) + " digits before the point",
+		remedy: "the table's definition has changed since its description was read; start again",
+	}
+}
+
+func errScale(t *typ) error {
+	return &fault{
+		reason: "the value has more than " + strconv.Itoa(t.scale) + " digits after the point",
+		remedy: "the table's definition has changed since its description was read; start again",
+	}
+}
+
+func isNotFinite(src []byte) bool {
+	switch string(src) {
+	case "NaN", "Infinity", "-Infinity":
+		return true
+	}
+	return false
+}
+
+// splitNumeric takes [-]digits[.digits] apart.
+func splitNumeric(src []byte) (whole, fraction []byte, negative, ok bool) {
+	if len(src) > 0 && src[0] == '-' {
+		negative, src = true, src[1:]
+	}
+	point := -1
+	for i, c := range src {
+		if c == '.' && point < 0 {
+			point = i
+		} else if c < '0' || c > '9' {
+			return nil, nil, false, false
+		}
+	}
+	if point < 0 {
+		return src, nil, negative, len(src) > 0
+	}
+	return src[:point], src[point+1:], negative, point > 0 && point < len(src)-1
+}
+
+func (s *scratch) addDigits(digits []byte) {
+	for len(digits) > 0 {
+		n := min(len(digits), 19)
+		var v uint64
+		for _, c := range digits[:n] {
+			v = v*10 + uint64(c-'0')
+		}
+		s.mulAdd(pow10[n], v)
+		digits = digits[n:]
+	}
+}
+
+// mulAdd makes the magnitude in s.words times m plus a.
+func (s *scratch) mulAdd(m, a uint64) {
+	carry := a
+	for i, w := range s.words {
+		hi, lo := bits.Mul64(w, m)
+		lo, c := bits.Add64(lo, carry, 0)
+		s.words[i], carry = lo, hi+c
+	}
+	if carry != 0 {
+		s.words = append(s.words, carry)
+	}
+}
+
+// appendDecimal appends the magnitude with its sign as Avro bytes in two's complement. It spoils the magnitude.
+func (s *scratch) appendDecimal(dst []byte, negative bool) []byte {
+	words := s.words
+	for len(words) > 0 && words[len(words)-1] == 0 {
+		words = words[:len(words)-1]
+	}
+	if len(words) == 0 {
+		return append(dst, 2, 0)
+	}
+	var flip byte
+	if negative { // -m is the complement of m-1
+		flip = 0xff
+		for i := range words {
+			words[i]--
+			if words[i] != math.MaxUint64 {
+				break
+			}
+		}
+	}
+	length := 1
+	for i := len(words) - 1; i >= 0; i-- {
+		if words[i] != 0 {
+			length = (64*i+bits.Len64(words[i]))/8 + 1
+			break
+		}
+	}
+	dst = appendLong(dst, int64(length))
+	for i := length - 1; i >= 0; i-- {
+		var b byte
+		if i/8 < len(words) {
+			b = byte(words[i/8] >> (8 * (i % 8)))
+		}
+		dst = append(dst, b^flip)
+	}
+	return dst
+}
+
+// binNumericString writes a numeric as numeric_out prints it: display scale digits after the point.
+func binNumericString(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
+	digits, weight, sign, dscale, ok := numericHeader(src)
+	if !ok {
+		return dst, errSize
+	}
+	switch sign {
+	case numericPositive, numericNegative:
+	case numericNaN:
+		return appendString(dst, "NaN"), nil
+	case numericPInf:
+		return appendString(dst, "Infinity"), nil
+	case numericNInf:
+		return appendString(dst, "-Infinity"), nil
+	default:
+		return dst, errSize
+	}
+	start := len(dst)
+	if sign == numericNegative {
+		dst = append(dst, '-')
+	}
+	if weight < 0 {
+		dst = append(dst, '0')
+	} else {
+		dst = strconv.AppendUint(dst, numericDigit(digits, 0), 10)
+		for i := 1; i <= weight; i++ {
+			dst = append4(dst, numericDigit(digits, i))
+		}
+	}
+	if dscale > 0 {
+		dst = append(dst, '.')
+		end := len(dst) + dscale
+		for i := weight + 1; len(dst) < end; i++ {
+			dst = append4(dst, numericDigit(digits, i))
+		}
+		for _, c := range dst[end:] {
+			if c != '0' {
+				return dst[:start], errSize
+			}
+		}
+		dst = dst[:end]
+	}
+	for i := max(weight+1+(dscale+3)/4, 0); 2*i < len(digits); i++ {
+		if numericDigit(digits, i) != 0 {
+			return dst[:start], errSize
+		}
+	}
+	return prefixLength(dst, start), nil
+}
+
+func append4(dst []byte, d uint64) []byte {
+	return append(dst, '0'+byte(d/1000), '0'+byte(d/100%10), '0'+byte(d/10%10), '0'+byte(d%10))
+}
+
+func textNumericString(s *scratch, t *typ, dst, src []byte) ([]byte, error) {
+	if _, _, _, ok := splitNumeric(src); !ok && !isNotFinite(src) {
+		return dst, errText
+	}
+	return copyString(s, t, dst, src)
+}
+
+// binMoney: an int8 of hundredths. (In truth of the smallest unit of lc_monetary, which for a few currencies is
+// another fraction; the number itself is exact, and Debezium reads it the same way.)
+func binMoney(s *scratch, _ *typ, dst, src []byte) ([]byte, error) {
+	if len(src) != 8 {
+		return dst, errSize
+	}
+	v := int64(binary.BigEndian.Uint64(src))
+	s.words = s.words[:0]
+	if v < 0 {
+		s.words = append(s.words, -uint64(v))
+	} else {
+		s.words = append(s.words, uint64(v))
+	}
+	return s.appendDecimal(dst, v < 0), nil
+}
+
+// textMoney reads what cash_out prints under lc_monetary C: -$1,234.56. Any other locale's form is refused, for its
+// separators and fraction cannot be known.
+func textMoney(s *scratch, _ *typ, dst, src []byte) ([]byte, error) {
+	refused := &fault{
+		reason: "the text of money is not in the form of lc_monetary C, so it cannot be read exactly",
+		remedy: "exclude the column, or give it type numeric",
+	}
+	negative := len(src) > 0 && src[0] == '-'
+	if negative {
+		src = src[1:]
+	}
+	if len(src) < 5 || src[0] != '$' || src[len(src)-3] != '.' {
+		return dst, refused
+	}
+	whole, cents := src[1:len(src)-3], src[len(src)-2:]
+	s.words = s.words[:0]
+	for i, c := range whole {
+		// Groups of three, counted from the point.
+		if comma := (len(whole)-i)%4 == 0; comma != (c == ',') || c != ',' && (c < '0' || c > '9') {
+			return dst, refused
+		} else if !comma {
+			s.mulAdd(10, uint64(c-'0'))
+		}
+	}
+	for _, c := range cents {
+		if c < '0' || c > '9' {
+			return dst, refused
+		}
+		s.mulAdd(10, uint64(c-'0'))
+	}
+	limit := uint64(math.MaxInt64)
+	if negative {
+		limit++
+	}
+	if len(whole) == 0 || whole[0] == ',' || len(s.words) > 1 || len(s.words) == 1 && s.words[0] > limit {
+		return dst, refused
+	}
+	return s.appendDecimal(dst, negative), nil
+}
