@@ -171,3 +171,6 @@ func (c *Client) RoundTrip(ctx context.Context, msg protocol.Message) (protocol.
 	defer cancel()
 	return c.transport.RoundTrip(ctx, c.addr, msg)
 }
+
+// RequestTimeout returns the configured bound of one request.
+func (c *Client) RequestTimeout() time.Duration { return c.cfg.RequestTimeout }
