@@ -84,7 +84,7 @@ type Server struct {
 	bin      binaries
 	owner    *syscall.Credential // nil when we are not root
 	dir      string
-	remove   bool // dir is ours to delete
+	remove   func() error // deletes dir; nil when dir was given
 	port     int
 	password string
 	process  *proc.Process // nil before the first start
@@ -121,10 +121,9 @@ func open(ctx context.Context, cfg Config) (_ *Server, err error) {
 		s.password = rand.Text()
 	}
 	if s.dir == "" {
-		if s.dir, err = os.MkdirTemp("", "walferry-pg-"); err != nil {
+		if s.dir, s.remove, err = proc.TempDir("walferry-pg-"); err != nil {
 			return nil, err
 		}
-		s.remove = true
 	}
 	if s.dir, err = filepath.Abs(s.dir); err != nil {
 		return nil, err
@@ -312,11 +311,13 @@ func (s *Server) Reload() error {
 	return s.process.Signal(syscall.SIGHUP)
 }
 
-// Remove ends the server at once, if it runs, and deletes its folder, if that was not given by the caller.
+// Remove ends the server at once, if it runs, and deletes its folder, if that was not given by the caller. A second call
+// does nothing.
 func (s *Server) Remove() error {
 	err := s.Stop(Immediate)
-	if s.remove {
-		err = errors.Join(err, os.RemoveAll(s.dir))
+	if s.remove != nil {
+		err = errors.Join(err, s.remove())
+		s.remove = nil
 	}
 	return err
 }

@@ -1,0 +1,122 @@
+package testbed
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"walferry/internal/pgserver"
+)
+
+// Roles of a PG and its database. All have the server's password.
+const (
+	// Superuser is for what only a superuser may do, such as setup; never for what is tested.
+	Superuser = "postgres"
+	// Owner owns the database Shop and what is in it, and writes.
+	Owner = "app"
+	// Reader is whom walferry runs as, with the least privilege: REPLICATION, CONNECT, and SELECT on what Owner made in
+	// the schema public. No publication can be created with that; setup or Owner does.
+	Reader = "walferry"
+	// Shop is the database.
+	Shop = "shop"
+)
+
+// PG is a Postgres of one test.
+type PG struct {
+	*pgserver.Server
+	t testing.TB
+}
+
+// Postgres starts a server for this test, of a major version "14" to "18", or with "" that of WALFERRY_TEST_POSTGRES,
+// or of the newest that is installed. Settings are lines of postgresql.conf as "name=value"; wal_level is logical and
+// fsync off unless they say otherwise.
+func Postgres(t testing.TB, version string, settings ...string) *PG {
+	t.Helper()
+	cfg := pgserver.Config{Version: version, Settings: map[string]string{}, Progress: os.Stderr}
+	if version == "" {
+		cfg.Version = os.Getenv("WALFERRY_TEST_POSTGRES")
+	}
+	for _, s := range settings {
+		name, value, ok := strings.Cut(s, "=")
+		if !ok {
+			t.Fatalf("testbed: setting %q is not name=value", s)
+		}
+		cfg.Settings[strings.TrimSpace(name)] = strings.TrimSpace(value)
+	}
+	server, err := pgserver.Start(started(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &PG{Server: server, t: t}
+	t.Cleanup(func() {
+		if err := server.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	c := p.connect(t, server.DSN("postgres", Superuser))
+	for _, sql := range []string{
+		fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", Owner, server.Password()),
+		fmt.Sprintf("CREATE ROLE %s LOGIN REPLICATION PASSWORD '%s'", Reader, server.Password()),
+		fmt.Sprintf("CREATE DATABASE %s OWNER %s", Shop, Owner),
+		fmt.Sprintf("REVOKE CONNECT ON DATABASE %s FROM PUBLIC", Shop),
+		fmt.Sprintf("GRANT CONNECT ON DATABASE %s TO %s", Shop, Reader),
+	} {
+		run(t, c, sql)
+	}
+	p.Exec(Superuser,
+		"ALTER SCHEMA public OWNER TO "+Owner,
+		"GRANT USAGE ON SCHEMA public TO "+Reader,
+		fmt.Sprintf("ALTER DEFAULT PRIVILEGES FOR ROLE %s GRANT SELECT ON TABLES TO %s", Owner, Reader))
+	return p
+}
+
+// DSN is the URL of the database Shop for a role.
+func (p *PG) DSN(role string) string { return p.Server.DSN(Shop, role) }
+
+// SocketDSN is DSN over the Unix socket, as keywords and values.
+func (p *PG) SocketDSN(role string) string { return p.Server.SocketDSN(Shop, role) }
+
+// Connect connects to Shop as a role until the test ends.
+func (p *PG) Connect(role string) *pgx.Conn {
+	p.t.Helper()
+	return p.connect(p.t, p.DSN(role))
+}
+
+func (p *PG) connect(t testing.TB, dsn string) *pgx.Conn {
+	t.Helper()
+	c, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// The server may be gone by now, and then so is the connection.
+		_ = c.Close(started(t))
+	})
+	return c
+}
+
+// Exec runs statements in Shop as a role, each in a transaction of its own.
+func (p *PG) Exec(role string, statements ...string) {
+	p.t.Helper()
+	c, err := pgx.Connect(p.t.Context(), p.DSN(role))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, sql := range statements {
+		run(p.t, c, sql)
+	}
+	if err := c.Close(context.WithoutCancel(p.t.Context())); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func run(t testing.TB, c *pgx.Conn, sql string) {
+	t.Helper()
+	if _, err := c.Exec(t.Context(), sql); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
