@@ -1,0 +1,144 @@
+package checkpoint
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+)
+
+// State is what the topic holds, folded.
+type State struct {
+	Checkpoint *Checkpoint // nil when there is none: a first start
+	Session    *Session    // the newest
+	Text       *Text       // nil until text mode was ever asked for
+	// Relations by OID, each one's versions by rising start.
+	Relations map[uint32][]*Relation
+}
+
+// TextMode says whether the stream must be read as text.
+func (s *State) TextMode() bool { return s.Text != nil && s.Text.On }
+
+// Relation returns the version of the table that is in force for a change at this position: the one with the greatest
+// start that is not after it; nil if there is none.
+func (s *State) Relation(oid uint32, at Position) *Relation {
+	versions := s.Relations[oid]
+	i, found := find(versions, at)
+	if found {
+		return versions[i]
+	}
+	if i == 0 {
+		return nil
+	}
+	return versions[i-1]
+}
+
+func find(versions []*Relation, start Position) (int, bool) {
+	return slices.BinarySearchFunc(versions, start, func(r *Relation, p Position) int { return r.Start.Compare(p) })
+}
+
+// Apply folds one committed record into s, in the order of offsets. It keeps neither key nor value. An unknown key is
+// skipped, as the package comment says. Its error is a *FutureError or *MalformedError.
+func (s *State) Apply(key, value []byte) error {
+	switch {
+	case string(key) == Key:
+		return fold(&s.Checkpoint, value, DecodeCheckpoint)
+	case string(key) == SessionKey:
+		return fold(&s.Session, value, DecodeSession)
+	case string(key) == TextKey:
+		return fold(&s.Text, value, DecodeText)
+	case bytes.HasPrefix(key, []byte(RelationPrefix)):
+		return s.applyRelation(key, value)
+	}
+	return nil
+}
+
+func fold[T any](into **T, value []byte, decode func([]byte) (*T, error)) error {
+	if value == nil {
+		*into = nil
+		return nil
+	}
+	v, err := decode(value)
+	if err != nil {
+		return err
+	}
+	*into = v
+	return nil
+}
+
+func (s *State) applyRelation(key, value []byte) error {
+	var r *Relation
+	if value == nil {
+		oid, start, err := decodeRelationKey(key)
+		if err != nil {
+			return &MalformedError{Key: string(key), Err: err}
+		}
+		r = &Relation{OID: oid, Start: start}
+	} else {
+		var err error
+		if r, err = DecodeRelation(key, value); err != nil {
+			return err
+		}
+	}
+	versions := s.Relations[r.OID]
+	i, found := find(versions, r.Start)
+	switch {
+	case value == nil && found:
+		versions = slices.Delete(versions, i, i+1)
+	case value == nil:
+	case found:
+		versions[i] = r
+	default:
+		versions = slices.Insert(versions, i, r)
+	}
+	if len(versions) == 0 {
+		delete(s.Relations, r.OID)
+		return nil
+	}
+	if s.Relations == nil {
+		s.Relations = make(map[uint32][]*Relation)
+	}
+	s.Relations[r.OID] = versions
+	return nil
+}
+
+// Superseded returns, by rising key, the relation versions that no replay can need any more: a later version of the same
+// table was in force before the witness ended, and everything up to the witness is dropped whole. (The position would
+// be too late a bound: the published part of a split transaction is decoded again.) The caller may write null values
+// for them.
+func (s *State) Superseded() []*Relation {
+	if s.Checkpoint == nil {
+		return nil
+	}
+	var old []*Relation
+	for _, versions := range s.Relations {
+		for i := 1; i < len(versions) && versions[i].Start.Commit <= s.Checkpoint.Witness.Commit; i++ {
+			old = append(old, versions[i-1])
+		}
+	}
+	slices.SortFunc(old, func(a, b *Relation) int { return cmp.Or(cmp.Compare(a.OID, b.OID), a.Start.Compare(b.Start)) })
+	return old
+}
+
+// Replayer reads a topic from its beginning until the record at offset until has been passed, and calls fn with each
+// record of a committed transaction in the order of offsets. key and value are valid during the call; a null value is nil.
+// internal/kafka's Client does it, behind an adapter of a few lines.
+type Replayer interface {
+	Replay(ctx context.Context, topic string, partition int32, until int64, fn func(key, value []byte, offset int64) error) error
+}
+
+// Load reads the topic up to the session record at offset until, which the caller has committed just before.
+func Load(ctx context.Context, r Replayer, topic string, until int64) (*State, error) {
+	s := new(State)
+	err := r.Replay(ctx, topic, 0, until, func(key, value []byte, offset int64) error {
+		if err := s.Apply(key, value); err != nil {
+			return fmt.Errorf("offset %d: %w", offset, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read checkpoint topic %s: %w", topic, err)
+	}
+	return s, nil
+}
