@@ -27,6 +27,7 @@ type Batch struct {
 	free    []*chunk
 	bytes   int
 	records int
+	mark    uint64 // the newest Mark
 }
 
 // part is one partition's share of a batch.
@@ -35,6 +36,7 @@ type part struct {
 	last   bool // sent last in its leader's request
 	limit  topicLimit
 	chunks []*chunk
+	since  position // of the newest mark
 }
 
 // topicLimit is what decides the size of a chunk.
@@ -103,6 +105,7 @@ func (b *Batch) part(tp TopicPartition) *part {
 }
 
 func (b *Batch) append(p *part, ts int64, key, value []byte, headers []Header) error {
+	b.note(p)
 	fixed := 1 + lenBytes(key) + lenBytes(value) + lenHeaders(headers) // what does not depend on the place in the chunk
 	var c *chunk
 	if n := len(p.chunks); n > 0 {
@@ -198,11 +201,12 @@ func (b *Batch) Reset() {
 				b.free = append(b.free, c)
 			}
 		}
-		p.chunks, p.last = p.chunks[:0], false
+		p.chunks, p.last, p.since = p.chunks[:0], false, position{}
 	}
 	clear(b.order)
 	b.order, b.current = b.order[:0], nil
 	b.bytes, b.records = 0, 0
+	b.mark++ // an older mark means nothing any more
 	if len(b.parts) > maxKeptParts {
 		clear(b.parts)
 	}

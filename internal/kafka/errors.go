@@ -105,6 +105,9 @@ func classifyCode(code kafkago.Error) Class {
 	case kafkago.OutOfOrderSequenceNumber, kafkago.InvalidTransactionState, kafkago.TransactionCoordinatorFenced,
 		operationNotAttempted, transactionAbortable, kafkago.TransactionalIDNotFound, kafkago.Unknown:
 		return Restart
+	// What a reader wanted is not in the log: asking again brings the same answer.
+	case kafkago.OffsetOutOfRange:
+		return Restart
 	case kafkago.DuplicateSequenceNumber:
 		// The producer takes it for success. Elsewhere it is a sequence that we did not expect.
 		return Restart

@@ -247,6 +247,11 @@ func (c *Client) ListOffset(ctx context.Context, topic string, partition int32, 
 	return c.listOffset(ctx, TopicPartition{topic, partition}, at, readUncommitted)
 }
 
+// EndOffset returns the offset that the next record of a partition will have at the earliest: its high watermark.
+func (c *Client) EndOffset(ctx context.Context, topic string, partition int32) (int64, error) {
+	return c.ListOffset(ctx, topic, partition, Latest)
+}
+
 // StableOffset returns the last stable offset: a read_committed consumer sees what is below it.
 func (c *Client) StableOffset(ctx context.Context, topic string, partition int32) (int64, error) {
 	return c.listOffset(ctx, TopicPartition{topic, partition}, Latest, readCommitted)
