@@ -19,6 +19,7 @@
 //	                                          as "<LSN>,0/0,0"
 //	    split    {xid, time, part}            present when position lies within a transaction of which only the first
 //	                                          <part> parts are published; it is newer than the witness
+//	    end                                   with state drained: what the slot was told for the move
 //	    generations {table OID: n}            generation of each table's first copy
 //	session                                   written at each start, so that reading up to it is reading everything
 //	    v, instance, host, pid, started, program
@@ -162,6 +163,8 @@ type Checkpoint struct {
 	Position Position
 	// Split is set when Position lies within a transaction that is not published whole.
 	Split *Split
+	// End is set with Drained alone: the end of WAL that was confirmed to the slot, this once. All before it is published.
+	End pglogrepl.LSN
 	// Generations of each table's first copy, by OID.
 	Generations map[uint32]uint32
 }
@@ -170,11 +173,20 @@ type Checkpoint struct {
 // sent it.
 func (c *Checkpoint) Reach() pglogrepl.LSN { return max(c.Witness.Commit, c.Position.Commit) }
 
+// endsBefore says whether WAL that ends at end lacks something that c knows of.
+func (c *Checkpoint) endsBefore(end pglogrepl.LSN) bool {
+	if c.Witness.Commit == 0 && c.Position.first() {
+		// Where the slot began is a boundary and no record: on an idle server the WAL ends just there.
+		return end < c.Position.Commit || end < c.End
+	}
+	return end <= c.Reach() || end < c.End
+}
+
 // Equal says whether both record the same progress. It ignores Version: it is how a commit of unknown outcome is
 // settled, by comparing what was written with what is read back.
 func (c *Checkpoint) Equal(o *Checkpoint) bool {
 	return c.SystemID == o.SystemID && c.Timeline == o.Timeline && c.Slot == o.Slot && c.State == o.State &&
-		c.Witness.equal(o.Witness) && c.Position == o.Position && c.Split.equal(o.Split) &&
+		c.Witness.equal(o.Witness) && c.Position == o.Position && c.Split.equal(o.Split) && c.End == o.End &&
 		maps.Equal(c.Generations, o.Generations)
 }
 
@@ -199,6 +211,10 @@ func (c *Checkpoint) check() error {
 		return fmt.Errorf("position %s lies after the witness at %s in no split transaction", c.Position, c.Witness.Commit)
 	case c.State == Drained && c.Split != nil:
 		return errors.New("drained within a split transaction")
+	case c.State == Drained && (c.End < c.Witness.End || c.End < c.Position.Commit || c.End == 0):
+		return fmt.Errorf("drained to %s, before what is published", c.End)
+	case c.State != Drained && c.End != 0:
+		return fmt.Errorf("state %s with an end, %s", c.State, c.End)
 	}
 	return nil
 }
@@ -244,6 +260,7 @@ type (
 		Witness     *witnessJSON      `json:"witness,omitempty"`
 		Position    Position          `json:"position"`
 		Split       *splitJSON        `json:"split,omitempty"`
+		End         *lsnText          `json:"end,omitempty"`
 		Generations map[uint32]uint32 `json:"generations,omitempty"`
 	}
 	witnessJSON struct {
@@ -314,6 +331,9 @@ func AppendCheckpoint(dst []byte, c *Checkpoint) ([]byte, error) {
 	}
 	if s := c.Split; s != nil {
 		j.Split = &splitJSON{XID: s.XID, Time: microTime{s.CommitTime}, Part: s.Part}
+	}
+	if c.End != 0 {
+		j.End = (*lsnText)(&c.End)
 	}
 	return appendJSON(dst, j)
 }
@@ -402,6 +422,9 @@ func DecodeCheckpoint(value []byte) (*Checkpoint, error) {
 	}
 	if s := j.Split; s != nil {
 		c.Split = &Split{XID: s.XID, CommitTime: s.Time.Time, Part: s.Part}
+	}
+	if j.End != nil {
+		c.End = pglogrepl.LSN(*j.End)
 	}
 	if err := c.check(); err != nil {
 		return nil, &MalformedError{Key: Key, Err: err}

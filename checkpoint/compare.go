@@ -163,10 +163,10 @@ func Compare(c *Checkpoint, s Server, ok Consent) error {
 			Remedy: fmt.Sprintf("if a failover lost it and the old primary still has it, go back there; else `%s`", RecoverNewSlot),
 		}
 	}
-	if s.WALEnd <= c.Reach() {
+	if c.endsBefore(s.WALEnd) {
 		return &Refusal{
 			Kind:   BehindCheckpoint,
-			What:   fmt.Sprintf("the server's WAL ends at %s, but a transaction that committed at %s is already published: the server was restored from a backup, or a failover lost transactions", s.WALEnd, c.Reach()),
+			What:   fmt.Sprintf("the server's WAL ends at %s, but events up to %s are already published: the server was restored from a backup, or a failover lost transactions", s.WALEnd, c.Reach()),
 			Cost:   "to go on leaves events in the topics that the database does not have, and later changes contradict them",
 			Remedy: fmt.Sprintf("if this is the wrong server, point source.dsn at the right one; else `%s`", RecoverNewSlot),
 		}
@@ -198,10 +198,10 @@ func compareTimelines(c *Checkpoint, s Server) error {
 			continue
 		}
 		left = left || h.Timeline == c.Timeline
-		if h.LSN <= c.Reach() {
+		if c.endsBefore(h.LSN) {
 			return &Refusal{
 				Kind:   Diverged,
-				What:   fmt.Sprintf("timeline %d ended at %s, but a transaction that committed at %s is already published: a failover lost transactions", h.Timeline, h.LSN, c.Reach()),
+				What:   fmt.Sprintf("timeline %d ended at %s, but events up to %s are already published: a failover lost transactions", h.Timeline, h.LSN, c.Reach()),
 				Cost:   "to go on leaves events in the topics that the database does not have, and later changes contradict them",
 				Remedy: fmt.Sprintf("`%s`", RecoverNewSlot),
 			}
@@ -228,7 +228,7 @@ func compareConfirmed(c *Checkpoint, s Server) error {
 			// The slot was made again in a new cluster whose WAL begins after the old one's.
 			return nil
 		}
-		limit = max(c.Witness.End, c.Position.Commit) // the end was confirmed, this once
+		limit = c.End
 	case limit == 0:
 		limit = c.Position.Commit
 	}

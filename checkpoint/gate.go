@@ -113,11 +113,10 @@ func (g *Gate) Begin(commit pglogrepl.LSN, xid uint32, commitTime time.Time) (Ac
 	switch {
 	case commit <= g.witness.Commit:
 		a = Drop
+	case g.witness.Commit == 0 && commit < g.position.Commit:
+		// From before the slot began: an adopted one goes back behind that too when its server crashes.
+		a = Drop
 	case g.split == nil:
-		// Where the slot began, when an adopted one has gone back behind it in a crash of the server.
-		if g.witness.Commit == 0 && commit < g.position.Commit {
-			a = Drop
-		}
 	case commit == g.position.Commit:
 		if xid != g.split.XID || !commitTime.Equal(g.split.CommitTime) {
 			return 0, g.differs(SplitDiffers, "half published", commit, xid, commitTime, g.split.XID, g.split.CommitTime)

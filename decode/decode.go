@@ -105,9 +105,9 @@ func (v *versions) use() *Relation {
 
 func (v *versions) announce(r *Relation) {
 	switch {
-	case v.current != nil && v.current.equal(r):
+	case v.current != nil && v.current.Equal(r):
 		v.announced = nil
-	case v.announced != nil && v.announced.equal(r):
+	case v.announced != nil && v.announced.Equal(r):
 	default:
 		v.announced = r
 	}
@@ -354,13 +354,9 @@ func (d *Decoder) decodeMessage(c *cursor, walStart pglogrepl.LSN) (Event, error
 
 func (d *Decoder) decodeRelation(c *cursor, walStart pglogrepl.LSN) error {
 	r := &Relation{ID: c.uint32(), Schema: c.namespace(), Name: c.name(), Identity: Identity(c.byte())}
-	if c.reason == "" {
-		switch r.Identity {
-		case IdentityDefault, IdentityFull, IdentityIndex, IdentityNothing:
-		default:
-			c.off--
-			c.fail("unknown replica identity")
-		}
+	if c.reason == "" && !r.Identity.known() {
+		c.off--
+		c.fail("unknown replica identity")
 	}
 	n := c.count()
 	// A column takes ten bytes at least, so a false count cannot make a large slice.

@@ -518,6 +518,28 @@ func TestStrings(t *testing.T) {
 	}
 }
 
+func TestRelationJSON(t *testing.T) {
+	b, err := json.Marshal(users)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(b, []byte(`"identity":"d"`)) {
+		t.Errorf("identity is not a letter: %s", b)
+	}
+	var got decode.Relation
+	if err := json.Unmarshal(b, &got); err != nil || !got.Equal(users) || got.Equal(orders) {
+		t.Errorf("%v: got %+v, want %+v", err, got, users)
+	}
+	if _, err := json.Marshal(decode.Relation{Identity: 'x'}); err == nil {
+		t.Error("an unknown identity was written")
+	}
+	for _, bad := range []string{`{"identity":"x"}`, `{"identity":"dd"}`, `{"identity":100}`} {
+		if err := json.Unmarshal([]byte(bad), new(decode.Relation)); err == nil {
+			t.Errorf("%s was read", bad)
+		}
+	}
+}
+
 func TestDescriptorJSON(t *testing.T) {
 	want := decode.Descriptor{
 		Relation: 7, Comment: "c", PrimaryKey: []string{"id"},
