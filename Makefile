@@ -1,0 +1,53 @@
+# build, test, demo: what most people want. `make test` says in one line what is missing on the machine.
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 30s
+ROUNDS   ?= 50
+COUNT    := go run ./internal/testbed/testcount
+LINT     := go tool -modfile=tools/go.mod golangci-lint
+
+.PHONY: build test race fuzz lint fmt bench soak demo up down clean
+
+build:
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o build/walferry ./cmd/walferry
+
+# Everything, under the race detector; then what counts allocations, which the detector adds to.
+test:
+	$(COUNT) go test -race -timeout 20m ./... -- go test -run Alloc -timeout 5m ./...
+
+# The same without the servers' slow parts, for a look in between.
+race:
+	go test -race -short ./...
+
+# Each fuzz target in turn; `make test` runs their seeds only.
+fuzz:
+	@for package in $$(go list ./...); do for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; done; done
+
+lint:
+	$(LINT) run ./...
+
+fmt:
+	$(LINT) fmt ./...
+
+# bench/README.md says what is measured and how.
+bench: build
+	go test -run '^$$' -bench . -benchmem ./decode ./schema ./sink
+	go run ./bench
+
+# The crash test at full length; `make test` has 5 rounds of it.
+soak: build
+	WALFERRY_CRASH_ROUNDS=$(ROUNDS) $(COUNT) go test -v -count=1 -timeout 12h -run Crash ./...
+
+demo: build
+	build/walferry demo
+
+up:
+	docker compose up --build --detach --wait
+
+down:
+	docker compose down --volumes
+
+clean:
+	rm -rf build
