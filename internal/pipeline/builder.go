@@ -1,0 +1,387 @@
+package pipeline
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+
+	"walferry/decode"
+	"walferry/schema"
+	"walferry/sink"
+)
+
+// builder turns the decoded changes of whole or split transactions into the records of the batch being built. It does
+// no I/O and knows no clock but now: what it needs of a table (encoders, topic, partitions) the caller has resolved.
+//
+// It runs on the one goroutine that decodes, so the order of the records is the order of the calls.
+type builder struct {
+	systemID string
+	envelope string
+	truncate string // "publish" or "skip"
+	now      func() time.Time
+
+	batch *sink.Batch
+
+	sequence  pglogrepl.LSN // commit LSN of the whole transaction before
+	tx        decode.Transaction
+	events    int64     // events of the transaction so far, published ones and dropped ones alike: transaction.total_order
+	part      int       // 0 while the transaction is whole, else the part being built, from 1
+	txRecords int       // records of this transaction in batch
+	txMark    sink.Mark // where they begin
+	tables    []*table  // touched by this transaction: their per-transaction counters are reset at its end
+	context   []sink.Header
+
+	key, oldKey, value []byte
+	id, text           []byte
+	unchanged          []string
+	headers            []sink.Header
+	meta               schema.Meta
+
+	changes, skipped int64 // since the last seal, for metrics
+}
+
+// contextPrefix is the prefix of the logical messages that carry an application's correlation values.
+const contextPrefix = "walferry.context"
+
+func (b *builder) begin(t decode.Transaction, part int) {
+	b.tx, b.part, b.events = t, part, 0
+	b.beginPart()
+	b.context = b.context[:0]
+	b.meta.XID, b.meta.Commit, b.meta.CommitTime = t.XID, t.Commit, t.CommitTime
+}
+
+// beginPart notes that what is appended from here on belongs to the next part of the open transaction.
+func (b *builder) beginPart() {
+	b.txRecords, b.txMark = 0, b.batch.Mark()
+}
+
+// end closes the transaction. When it was split, the records of its last part say so.
+func (b *builder) end() error {
+	for _, t := range b.tables {
+		t.txEvents = 0
+	}
+	b.tables = b.tables[:0]
+	b.sequence = b.tx.Commit
+	if b.part == 0 {
+		return nil
+	}
+	return b.markSplit(true)
+}
+
+// cut ends a part inside a transaction: its records say which part they are.
+func (b *builder) cut() error {
+	if b.part == 0 {
+		b.part = 1
+	}
+	if err := b.markSplit(false); err != nil {
+		return err
+	}
+	b.part++
+	return nil
+}
+
+func (b *builder) markSplit(last bool) error {
+	if b.txRecords == 0 {
+		return nil
+	}
+	v := strconv.AppendInt(nil, int64(b.part), 10)
+	if last {
+		v = append(v, "/last"...)
+	}
+	if err := b.batch.AddHeader(b.txMark, sink.Header{Key: "split", Value: v}); err != nil {
+		return fmt.Errorf("mark part %d of transaction %d as split: %w", b.part, b.tx.XID, err)
+	}
+	return nil
+}
+
+// appendID writes the unique id of a record: system id, commit LSN, change LSN, n, part.
+func (b *builder) appendID(p decode.Position, part int) []byte {
+	d := append(b.id[:0], b.systemID...)
+	d = append(d, '/')
+	d = appendLSN(d, p.Commit)
+	d = append(d, '/')
+	d = appendLSN(d, p.Change)
+	d = append(d, '/')
+	d = strconv.AppendUint(d, uint64(p.N), 10)
+	d = append(d, '/')
+	d = strconv.AppendInt(d, int64(part), 10)
+	b.id = d
+	return d
+}
+
+// appendLSN is LSN.String without its allocation.
+func appendLSN(d []byte, l pglogrepl.LSN) []byte {
+	const digits = "0123456789ABCDEF"
+	hex := func(d []byte, v uint32) []byte {
+		shift := 28
+		for shift > 0 && v>>shift == 0 {
+			shift -= 4
+		}
+		for ; shift >= 0; shift -= 4 {
+			d = append(d, digits[v>>shift&15])
+		}
+		return d
+	}
+	d = hex(d, uint32(l>>32))
+	d = append(d, '/')
+	return hex(d, uint32(l))
+}
+
+// change appends the records of one row. With drop it appends none and only counts, which keeps the order numbers of
+// a replayed transaction the same.
+func (b *builder) change(t *table, c *decode.Change, drop bool) error {
+	b.touch(t)
+	switch c.Op {
+	case decode.Insert:
+		return b.event(t, c, 'c', drop)
+	case decode.Delete:
+		return b.remove(t, c, drop, nil)
+	case decode.Update:
+		if t.keyless || c.OldKind == decode.OldNone {
+			return b.event(t, c, 'u', drop)
+		}
+		var err error
+		if b.oldKey, err = t.enc.AppendKey(b.oldKey[:0], c, true); err != nil {
+			return err
+		}
+		if b.key, err = t.enc.AppendKey(b.key[:0], c, false); err != nil {
+			return err
+		}
+		if bytes.Equal(b.oldKey, b.key) {
+			return b.event(t, c, 'u', drop)
+		}
+		return b.move(t, c, drop)
+	case decode.Read:
+		return errors.New("a read row came on the stream")
+	}
+	return fmt.Errorf("unknown operation %s", c.Op)
+}
+
+func (b *builder) touch(t *table) {
+	if t.txEvents == 0 {
+		b.tables = append(b.tables, t)
+	}
+}
+
+// count gives the event its numbers in the transaction.
+func (b *builder) count(t *table, c decode.Position, ordinal uint64) {
+	b.events++
+	t.txEvents++
+	m := &b.meta
+	m.Change, m.Ordinal = c.Change, int64(ordinal)
+	m.Sequence = [2]pglogrepl.LSN{b.sequence, c.Change}
+	m.TotalOrder, m.CollectionOrder = b.events, t.txEvents
+	m.Now = b.now()
+}
+
+// event appends the one record of an insert or of an update that kept its key.
+func (b *builder) event(t *table, c *decode.Change, op byte, drop bool) error {
+	b.count(t, c.Position, c.Ordinal)
+	if drop {
+		return nil
+	}
+	return b.record(t, c, op, false, 0, nil)
+}
+
+// move appends what a changed key becomes: delete of the old, its tombstone, create of the new. b.key and b.oldKey hold
+// the two keys.
+func (b *builder) move(t *table, c *decode.Change, drop bool) error {
+	newKey := append([]byte(nil), b.key...)
+	oldKey := append([]byte(nil), b.oldKey...)
+	if err := b.remove(t, c, drop, newKey); err != nil {
+		return err
+	}
+	b.count(t, c.Position, c.Ordinal)
+	if drop {
+		return nil
+	}
+	return b.record(t, c, 'c', false, 2, &sink.Header{Key: "__debezium.oldkey", Value: oldKey})
+}
+
+// remove appends a delete and its tombstone. newKey is set where the row lives on under another key.
+func (b *builder) remove(t *table, c *decode.Change, drop bool, newKey []byte) error {
+	b.count(t, c.Position, c.Ordinal)
+	if drop {
+		return nil
+	}
+	var link *sink.Header
+	if newKey != nil {
+		link = &sink.Header{Key: "__debezium.newkey", Value: newKey}
+	}
+	if b.envelope == schema.EnvelopeRow {
+		// The tombstone is the delete; a keyless table has none and its delete is a record without a value.
+		return b.record(t, c, 'd', true, 0, link)
+	}
+	if err := b.record(t, c, 'd', false, 0, link); err != nil {
+		return err
+	}
+	if t.keyless {
+		return nil
+	}
+	return b.record(t, c, 'd', true, 1, link)
+}
+
+// record appends one record. A tombstone has the key and no value.
+func (b *builder) record(t *table, c *decode.Change, op byte, tombstone bool, part int, link *sink.Header) error {
+	old := op == 'd'
+	var err error
+	var key []byte
+	if !t.keyless {
+		if b.key, err = t.enc.AppendKey(b.key[:0], c, old); err != nil {
+			return err
+		}
+		key = b.key
+	}
+	var value []byte
+	if !tombstone {
+		if b.value, err = t.enc.AppendValue(b.value[:0], c, op, &b.meta); err != nil {
+			return err
+		}
+		value = b.value
+	}
+	h := append(b.headers[:0], sink.Header{Key: "id", Value: b.appendID(c.Position, part)})
+	if old {
+		h = append(h, sink.Header{Key: "identity", Value: identityHeader(c.Relation.Identity)})
+	}
+	if link != nil {
+		h = append(h, *link)
+	}
+	if b.envelope == schema.EnvelopeRow {
+		h = b.rowHeaders(h, t, c, op)
+	}
+	h = append(h, b.context...)
+	b.headers = h
+	partition := t.partition(key, &b.tx)
+	if err := b.batch.Append(t.topic, partition, b.tx.CommitTime, key, value, h); err != nil {
+		return err
+	}
+	b.txRecords++
+	return nil
+}
+
+var (
+	identityDefault = []byte("default")
+	identityFull    = []byte("full")
+	identityIndex   = []byte("index")
+	identityNothing = []byte("nothing")
+)
+
+func identityHeader(i decode.Identity) []byte {
+	switch i {
+	case decode.IdentityFull:
+		return identityFull
+	case decode.IdentityIndex:
+		return identityIndex
+	case decode.IdentityNothing:
+		return identityNothing
+	default:
+		return identityDefault
+	}
+}
+
+// rowHeaders carries, in UTF-8 text, what the row envelope has no room for. The texts live in b.text until the record
+// is appended.
+func (b *builder) rowHeaders(h []sink.Header, t *table, c *decode.Change, op byte) []sink.Header {
+	d := b.text[:0]
+	put := func(name string, appendText func([]byte) []byte) {
+		at := len(d)
+		d = appendText(d)
+		h = append(h, sink.Header{Key: name, Value: d[at:len(d):len(d)]})
+	}
+	put("op", func(d []byte) []byte { return append(d, op) })
+	put("commit_lsn", func(d []byte) []byte { return appendLSN(d, b.tx.Commit) })
+	put("ordinal", func(d []byte) []byte { return strconv.AppendInt(d, b.meta.Ordinal, 10) })
+	put("xid", func(d []byte) []byte { return strconv.AppendUint(d, uint64(b.tx.XID), 10) })
+	put("ts_us", func(d []byte) []byte { return strconv.AppendInt(d, b.tx.CommitTime.UnixMicro(), 10) })
+	h = append(h, sink.Header{Key: "schema", Value: t.schemaName}, sink.Header{Key: "table", Value: t.tableName})
+	if op == 'c' || op == 'u' {
+		b.unchanged = t.enc.Unchanged(b.unchanged[:0], c)
+		if len(b.unchanged) > 0 {
+			put("unavailable", func(d []byte) []byte {
+				for i, n := range b.unchanged {
+					if i > 0 {
+						d = append(d, ',')
+					}
+					d = append(d, n...)
+				}
+				return d
+			})
+		}
+	}
+	b.text = d
+	return h
+}
+
+// truncated appends the truncate event of one table, one record for each partition; part is the id's part of the first, and
+// the next one is returned. By policy it appends none.
+func (b *builder) truncated(t *table, c *decode.Truncate, part int, drop bool) (int, error) {
+	switch b.truncate {
+	case "skip":
+		b.skipped++
+		return part, nil
+	case "stop":
+		return part, &StopError{
+			Table: string(t.schemaName) + "." + string(t.tableName), Position: c.Position.String(), Err: errTruncate,
+			Remedy: "set schema.truncate to emit or skip",
+		}
+	}
+	b.touch(t)
+	b.count(t, c.Position, c.Ordinal)
+	if drop {
+		return part, nil
+	}
+	value, err := t.enc.AppendTruncate(b.value[:0], &b.meta)
+	switch {
+	case errors.Is(err, schema.ErrNoValue):
+		value = nil
+	case err != nil:
+		return part, err
+	default:
+		b.value = value
+	}
+	for p := range t.partitions {
+		h := append(b.headers[:0], sink.Header{Key: "id", Value: b.appendID(c.Position, part)})
+		if b.envelope == schema.EnvelopeRow {
+			h = b.rowHeaders(h, t, nil, 't')
+		}
+		h = append(h, b.context...)
+		b.headers = h
+		if err := b.batch.Append(t.topic, int32(p), b.tx.CommitTime, nil, value, h); err != nil {
+			return part, err
+		}
+		b.txRecords++
+		part++
+	}
+	return part, nil
+}
+
+var errTruncate = errors.New("the table was truncated, and schema.truncate is stop")
+
+// setContext takes the values that an application sent along: they are headers of its transaction's events after it. What is
+// not a JSON object of strings is left out: any role can emit the message, and a bad one must not stop the stream.
+func (b *builder) setContext(content []byte) {
+	var m map[string]string
+	b.context = b.context[:0]
+	if err := json.Unmarshal(content, &m); err != nil {
+		return
+	}
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		if reserved[k] {
+			continue
+		}
+		b.context = append(b.context, sink.Header{Key: k, Value: []byte(m[k])})
+	}
+}
+
+// reserved are the headers that are ours: an application's context cannot stand in for them.
+var reserved = map[string]bool{
+	"id": true, "identity": true, "split": true, "op": true, "commit_lsn": true, "ordinal": true, "xid": true,
+	"ts_us": true, "schema": true, "table": true, "unavailable": true, "__debezium.oldkey": true, "__debezium.newkey": true,
+}

@@ -1,0 +1,446 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"walferry/checkpoint"
+	"walferry/decode"
+	"walferry/schema"
+	"walferry/sink"
+	"walferry/source"
+)
+
+var (
+	// errStalled ends a session in which nothing could be committed for stall_limit: the slot is given back.
+	errStalled = errors.New("nothing could be committed to Kafka within stall_limit")
+	// errDrained ends a session that was asked to stop and has published and confirmed what it had.
+	errDrained = errors.New("drained")
+)
+
+// loop is the steady state of one session: frames in, Kafka transactions out, confirmations back. It returns why it ended,
+// errDrained after a requested stop. Everything in the batch being built belongs to this goroutine; the batch in
+// flight belongs to the one transaction goroutine until its outcome has been received.
+type loop struct {
+	*session
+	stream   *source.Stream
+	decoder  *decode.Decoder
+	gate     *checkpoint.Gate
+	builder  builder
+	building *sealed // batch being built; its checkpoint is made when it is sealed
+	spare    *sealed // the other one, nil while it is in flight
+
+	inTx      bool
+	drop      checkpoint.Action // what the gate said of the open transaction
+	beat      bool              // a heartbeat's transaction is in it
+	since     time.Time         // when its first whole transaction ended
+	wholes    int64             // whole transactions in the batch being built, also those without a record
+	whole     checkpoint.Witness
+	position  checkpoint.Position
+	parts     int // parts of the open transaction already published
+	results   chan outcome
+	inFlight  time.Time // since when a transaction is in flight; zero when none is
+	stopping  bool
+	heartbeat heartbeat
+}
+
+// run is the loop's whole life after the start road is done.
+func (l *loop) run(ctx context.Context) error {
+	tick := time.NewTicker(tickInterval)
+	defer tick.Stop()
+	defer l.awaitInFlight()
+	stop := l.stop
+	l.heartbeat.due(time.Time{}) // at once: decides on an idle database whether the witness comes
+	for {
+		if l.inFlight.IsZero() && l.ready() {
+			if err := l.start(ctx); err != nil {
+				return err
+			}
+		}
+		if l.stopping && !l.inTx && l.inFlight.IsZero() && l.wholes == 0 {
+			return errDrained
+		}
+		var blocks <-chan *source.Block
+		if l.reading() {
+			blocks = l.stream.Blocks()
+		}
+		l.health.step(l.where())
+		select {
+		case b, ok := <-blocks:
+			if !ok {
+				return fmt.Errorf("replication stream: %w", l.stream.Err())
+			}
+			err := l.consume(ctx, b)
+			b.Release()
+			if err != nil {
+				return err
+			}
+		case o := <-l.results:
+			if err := l.settled(o); err != nil {
+				return err
+			}
+		case err := <-l.side:
+			return fmt.Errorf("side connection: %w", err)
+		case err := <-l.heartbeat.done:
+			if err := l.heartbeat.finished(err); err != nil {
+				return err
+			}
+		case now := <-tick.C:
+			if err := l.tick(ctx, now); err != nil {
+				return err
+			}
+		case <-stop:
+			stop = nil
+			l.stopping = true
+			l.stopBy = time.Now().Add(l.cfg.DrainTimeout)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// emptyDelay is how long transactions without any record of ours wait for company: a server before 15 sends begin and commit
+// of every transaction of the database, and each would cost a Kafka transaction.
+const emptyDelay = time.Second
+
+// ready says whether the batch being built is worth a Kafka transaction now.
+func (l *loop) ready() bool {
+	switch {
+	case l.full():
+		return true
+	case l.wholes == 0 || l.inTx:
+		return false
+	}
+	return l.building.batch.Records() > 0 || l.beat || l.stopping || time.Since(l.since) > emptyDelay
+}
+
+// reading says whether the next block is wanted: not while the batch is full and the one before it is still in flight, and
+// after a requested stop only up to the end of the open transaction.
+func (l *loop) reading() bool {
+	if l.stopping && !l.inTx {
+		return false
+	}
+	return !l.full() || l.inFlight.IsZero()
+}
+
+func (l *loop) full() bool { return l.building.batch.Full() }
+
+// tick looks at the clock: the stall limit, the drain's bound and heartbeats.
+func (l *loop) tick(ctx context.Context, now time.Time) error {
+	if !l.inFlight.IsZero() && now.Sub(l.inFlight) > l.cfg.StallLimit {
+		return errStalled
+	}
+	if l.stopping && now.After(l.stopBy) {
+		return fmt.Errorf("not drained within %v: what was in flight is settled at the next start", l.cfg.DrainTimeout)
+	}
+	if !l.stopping {
+		l.heartbeat.check(ctx, now, l.cat, l.stream.ServerEnd(), l.whole.Commit)
+	}
+	return nil
+}
+
+// consume takes every frame of a block into the batch. It waits for the transaction in flight when the batch is full in the
+// middle of a block.
+func (l *loop) consume(ctx context.Context, blk *source.Block) error {
+	for i := range blk.Frames {
+		f := &blk.Frames[i]
+		e, err := l.decoder.Decode(f.WALStart, f.Payload)
+		if err != nil {
+			return err
+		}
+		if e == nil {
+			continue
+		}
+		if err := l.event(ctx, e); err != nil {
+			return err
+		}
+		if l.stopping && !l.inTx {
+			return nil // the rest is sent again at the next start
+		}
+	}
+	return nil
+}
+
+func (l *loop) event(ctx context.Context, e decode.Event) error {
+	switch e := e.(type) {
+	case *decode.Begin:
+		return l.begin(e)
+	case *decode.Change:
+		return l.change(ctx, e)
+	case *decode.Truncate:
+		return l.truncate(ctx, e)
+	case *decode.Message:
+		return l.message(e)
+	case *decode.Commit:
+		return l.commit(e)
+	}
+	return fmt.Errorf("unknown event %T", e)
+}
+
+func (l *loop) begin(e *decode.Begin) error {
+	a, err := l.gate.Begin(e.Commit, e.XID, e.CommitTime)
+	if err != nil {
+		return err
+	}
+	l.inTx, l.drop, l.parts = true, a, 0
+	if a == checkpoint.DropUpTo {
+		l.parts = l.gate.Part()
+	}
+	l.builder.begin(e.Transaction, l.parts)
+	if l.parts > 0 {
+		l.builder.part = l.parts + 1
+	}
+	return nil
+}
+
+// covered says whether the checkpoint already has the change at p.
+func (l *loop) covered(p decode.Position) bool {
+	switch l.drop {
+	case checkpoint.Drop:
+		return true
+	case checkpoint.DropUpTo:
+		return l.gate.Covered(position(p))
+	default:
+		return false
+	}
+}
+
+func (l *loop) change(ctx context.Context, c *decode.Change) error {
+	if l.drop == checkpoint.Drop {
+		return nil // relations and types were noted by the decoder
+	}
+	t, err := l.table(ctx, c.Relation, c.Position)
+	if err != nil {
+		return err
+	}
+	drop := l.covered(c.Position)
+	if !drop && l.full() {
+		if err := l.room(ctx); err != nil {
+			return err
+		}
+	}
+	if err := l.builder.change(t, c, drop); err != nil {
+		return l.stopAt(t, c, err)
+	}
+	if !drop {
+		l.builder.changes++
+		l.position = position(c.Position)
+	}
+	return nil
+}
+
+func (l *loop) truncate(ctx context.Context, c *decode.Truncate) error {
+	if l.drop == checkpoint.Drop {
+		return nil
+	}
+	drop := l.covered(c.Position)
+	if !drop && l.full() {
+		if err := l.room(ctx); err != nil {
+			return err
+		}
+	}
+	part := 0
+	for _, rel := range c.Relations {
+		t, err := l.table(ctx, rel, c.Position)
+		if err != nil {
+			return err
+		}
+		if part, err = l.builder.truncated(t, c, part, drop); err != nil {
+			return fmt.Errorf("truncate of %s at %s: %w", rel, c.Position, err)
+		}
+	}
+	if !drop {
+		l.position = position(c.Position)
+	}
+	return nil
+}
+
+func (l *loop) message(m *decode.Message) error {
+	switch m.Prefix {
+	case source.HeartbeatPrefix:
+		l.heartbeat.seen()
+		l.beat = true
+	case contextPrefix:
+		l.builder.setContext(m.Content)
+	}
+	return nil
+}
+
+func (l *loop) commit(e *decode.Commit) error {
+	l.inTx = false
+	l.heartbeat.delivered(time.Now())
+	shut := !l.gate.Open()
+	if err := l.gate.Commit(e.Commit, e.End); err != nil {
+		return err
+	}
+	if shut && l.gate.Open() {
+		// The server has shown that its history is ours: it may hear again what the checkpoint covers.
+		l.stream.Confirm(l.gate.Witness().Commit)
+	}
+	if l.drop == checkpoint.Drop {
+		return nil
+	}
+	if err := l.builder.end(); err != nil {
+		return err
+	}
+	if l.wholes == 0 {
+		l.since = time.Now()
+	}
+	l.wholes++
+	l.parts = 0
+	l.whole = checkpoint.Witness{Commit: e.Commit, End: e.End, XID: e.XID, CommitTime: e.CommitTime}
+	return nil
+}
+
+// room makes room inside a transaction: it waits until nothing is in flight and starts the full batch as a part of the open
+// transaction, or as the whole ones before it when the open one has no record in it yet.
+func (l *loop) room(ctx context.Context) error {
+	if err := l.idle(ctx); err != nil {
+		return err
+	}
+	return l.start(ctx)
+}
+
+// idle waits until no transaction is in flight, with the same eye on the clock and the side connection as run.
+func (l *loop) idle(ctx context.Context) error {
+	tick := time.NewTicker(tickInterval)
+	defer tick.Stop()
+	for !l.inFlight.IsZero() {
+		l.health.step(stepPublish)
+		select {
+		case o := <-l.results:
+			if err := l.settled(o); err != nil {
+				return err
+			}
+		case err := <-l.side:
+			return fmt.Errorf("side connection: %w", err)
+		case err := <-l.heartbeat.done:
+			if err := l.heartbeat.finished(err); err != nil {
+				return err
+			}
+		case now := <-tick.C:
+			if now.Sub(l.inFlight) > l.cfg.StallLimit {
+				return errStalled
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// start seals the batch being built and hands it to the transaction goroutine. Nothing may be in flight.
+func (l *loop) start(ctx context.Context) error {
+	s := l.building
+	split := l.inTx && l.builder.txRecords > 0
+	if split {
+		if err := l.builder.cut(); err != nil {
+			return err
+		}
+	}
+	c := checkpoint.Checkpoint{
+		SystemID: l.system.ID, Timeline: l.system.Timeline, Slot: l.source.Slot, State: checkpoint.Live,
+		Witness: l.whole, Position: l.position,
+	}
+	if l.inTx && (split || l.parts > 0) {
+		if split {
+			l.parts++
+		}
+		c.Split = &checkpoint.Split{XID: l.builder.tx.XID, CommitTime: l.builder.tx.CommitTime, Part: l.parts}
+	}
+	if err := l.store.append(s.batch, &c, s.relations); err != nil {
+		return err
+	}
+	s.checkpoint, s.sealedAt = c, time.Now()
+	s.stats = batchStats{
+		transactions: l.wholes, changes: l.builder.changes, skipped: l.builder.skipped,
+		records: s.batch.Records(), bytes: s.batch.Bytes(), lastCommit: l.whole.CommitTime,
+	}
+	l.building, l.spare = l.spare, nil
+	l.builder.batch = l.building.batch
+	l.builder.changes, l.builder.skipped, l.wholes, l.beat = 0, 0, 0, false
+	l.builder.beginPart()
+	l.inFlight = s.sealedAt
+	hit("sealed")
+	go func() {
+		err := l.publisher.publish(ctx, s)
+		l.results <- outcome{sealed: s, took: time.Since(s.sealedAt), err: err}
+	}()
+	return nil
+}
+
+// settled takes the outcome of the transaction in flight: confirms it to the slot, or ends the session.
+func (l *loop) settled(o outcome) error {
+	l.inFlight = time.Time{}
+	if o.err != nil {
+		return fmt.Errorf("publish: %w", o.err)
+	}
+	hit("before-confirm")
+	// The commit LSN, never the end: so the witness is sent again at every start, and compared.
+	if w := o.sealed.checkpoint.Witness; w.Commit != 0 {
+		l.stream.Confirm(w.Commit)
+	}
+	hit("after-confirm")
+	l.committed(o)
+	o.sealed.batch.Reset()
+	o.sealed.relations = o.sealed.relations[:0]
+	l.spare = o.sealed
+	return nil
+}
+
+// awaitInFlight takes back the batch that the transaction goroutine owns. The session's context is cancelled before.
+func (l *loop) awaitInFlight() {
+	if !l.inFlight.IsZero() {
+		l.cancel(errSessionOver)
+		<-l.results
+		l.inFlight = time.Time{}
+	}
+}
+
+// committed tells who watches that a batch is committed and confirmed.
+func (l *loop) committed(o outcome) {
+	l.lived = true
+	st := o.sealed.stats
+	l.health.committed(time.Now(), o.sealed.checkpoint.Witness.Commit, l.stream.ServerEnd())
+	l.observer.Committed(Commit{
+		Transactions: st.transactions, Changes: st.changes, Skipped: st.skipped, Records: st.records, Bytes: st.bytes,
+		Took: o.took, LastCommit: st.lastCommit,
+	})
+}
+
+// where names what the loop waits for.
+func (l *loop) where() string {
+	switch {
+	case !l.inFlight.IsZero():
+		return stepPublish
+	default:
+		return stepReceive
+	}
+}
+
+// stopAt names the row before which the stream stops.
+func (l *loop) stopAt(t *table, c *decode.Change, err error) error {
+	var value *schema.ValueError
+	var large *sink.TooLargeError
+	e := &StopError{Table: c.Relation.String(), Key: t.keyText(c), Position: c.Position.String(), Err: err}
+	switch {
+	case errors.As(err, &value):
+		if value.NeedsText && !l.textMode {
+			return errTextMode
+		}
+		e.Remedy = value.Remedy
+	case errors.As(err, &large):
+		e.Remedy = fmt.Sprintf("raise max.message.bytes of topic %s above %d (and the broker's message.max.bytes where it is lower), "+
+			"or leave the large column out with source.exclude_columns", large.Topic, large.Bytes)
+	default:
+		return fmt.Errorf("table %s at %s: %w", c.Relation, c.Position, err)
+	}
+	return e
+}
+
+// position is decode's position in the checkpoint's words.
+func position(p decode.Position) checkpoint.Position {
+	return checkpoint.Position{Commit: p.Commit, Change: p.Change, N: p.N}
+}

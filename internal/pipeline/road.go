@@ -1,0 +1,321 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"walferry/checkpoint"
+	"walferry/decode"
+	"walferry/schema"
+	"walferry/sink"
+	"walferry/source"
+)
+
+var errSessionOver = errors.New("session over")
+
+// session is one life of the connections, from dialling to the error that ends it.
+type session struct {
+	*Pipeline
+	log      *slog.Logger
+	textMode bool
+	lived    bool // something was committed
+
+	cancel    context.CancelCauseFunc
+	source    source.Config
+	cat       *source.Catalog
+	system    source.System
+	producer  *sink.Producer
+	store     *store
+	saved     *checkpoint.State
+	publisher *publisher
+	side      chan error // the side connection's end
+	tables    map[*decode.Relation]*table
+	stopBy    time.Time
+}
+
+// run is a session: the start road, then the loop. The road, and every uncertain error comes back to its beginning:
+//
+//	side connection → checkpoint topic read without a fence (a foreign pipeline's is a refusal that disturbs nobody)
+//	→ START_REPLICATION at 0/0 (takes the slot) → InitProducerID (fences) → session record, topic read up to it
+//	→ slot's confirmed position → compare → heartbeat → loop
+//
+// Nobody calls InitProducerID without holding the slot or, where there is none yet, the advisory lock.
+func (s *session) run(parent context.Context) (err error) {
+	ctx, cancel := context.WithCancelCause(parent)
+	defer cancel(errSessionOver)
+	s.cancel = cancel
+	s.source = s.cfg.Source
+	s.source.TextMode = s.textMode
+	s.tables = map[*decode.Relation]*table{}
+	s.side = make(chan error, 1)
+
+	s.health.step(stepSource)
+	if s.cat, err = source.OpenCatalog(ctx, s.source); err != nil {
+		return err
+	}
+	defer s.cat.Close()
+	s.system = s.cat.System()
+
+	s.health.step(stepKafka)
+	if s.producer, err = sink.New(s.kafka, s.cfg.Sink); err != nil {
+		return err
+	}
+	defer func() {
+		c, done := context.WithTimeout(context.WithoutCancel(parent), time.Second)
+		defer done()
+		if cerr := s.producer.Close(c); cerr != nil {
+			s.log.Debug("close producer", "error", cerr)
+		}
+	}()
+	if _, err = s.producer.EnsureTopic(ctx, s.cfg.Checkpoint); err != nil {
+		return fmt.Errorf("checkpoint topic: %w", err)
+	}
+	s.store = &store{topic: s.cfg.Checkpoint.Name, kafka: s.kafka, producer: s.producer, session: s.cfg.Session, now: time.Now}
+	if s.saved, err = s.store.peek(ctx); err != nil {
+		return fmt.Errorf("read checkpoint topic: %w", err)
+	}
+	if err := s.foreign(s.saved.Checkpoint); err != nil {
+		return err
+	}
+	if s.saved.TextMode() && !s.textMode {
+		s.textMode, s.source.TextMode = true, true
+	}
+
+	s.health.step(stepSource)
+	conn, stream, err := s.takeSlot(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		c, done := context.WithTimeout(context.WithoutCancel(parent), 2*time.Second)
+		defer done()
+		if cerr := stream.Close(c); cerr != nil && err == nil {
+			s.log.Debug("close replication stream", "error", cerr)
+		}
+	}()
+	if err := s.cat.Expect(conn.System()); err != nil {
+		return err
+	}
+	s.system = conn.System()
+
+	s.health.step(stepKafka)
+	if s.saved, err = s.store.take(ctx); err != nil {
+		return fmt.Errorf("take the checkpoint topic: %w", err)
+	}
+	first, gate, err := s.compare(ctx, conn)
+	if err != nil {
+		return err
+	}
+	return s.steady(ctx, stream, first, gate)
+}
+
+func (s *session) consent() checkpoint.Consent {
+	return checkpoint.Consent{Adopt: s.source.Adopt, AfterUpgrade: s.cfg.AfterUpgrade}
+}
+
+// foreign refuses a checkpoint of another database or slot. It is asked before anything is fenced.
+func (s *session) foreign(c *checkpoint.Checkpoint) error {
+	return checkpoint.CompareOwner(c, s.system.ID, s.source.Slot, s.consent())
+}
+
+// takeSlot holds the slot when it returns. A slot that does not exist is made here, at the very first start only.
+func (s *session) takeSlot(ctx context.Context) (*source.Conn, *source.Stream, error) {
+	conn, stream, err := s.startStream(ctx)
+	var missing *source.SlotMissingError
+	if !errors.As(err, &missing) {
+		if err == nil && s.saved.Checkpoint != nil && s.saved.Checkpoint.State == checkpoint.Creating {
+			// The slot was made and its first position never saved: nothing was published. It is made anew.
+			c, done := context.WithTimeout(ctx, 2*time.Second)
+			defer done()
+			if err := stream.Close(c); err != nil {
+				return nil, nil, err
+			}
+			return s.firstStart(ctx)
+		}
+		return conn, stream, err
+	}
+	return s.firstStart(ctx)
+}
+
+func (s *session) startStream(ctx context.Context) (*source.Conn, *source.Stream, error) {
+	conn, err := source.Dial(ctx, s.source)
+	if err != nil {
+		return nil, nil, err
+	}
+	stream, err := conn.Start(ctx, 0)
+	if err != nil {
+		c, done := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer done()
+		return nil, nil, errors.Join(err, conn.Close(c))
+	}
+	return conn, stream, nil
+}
+
+// firstStart makes publication and slot under the advisory lock, which is the mutex until START_REPLICATION has succeeded.
+//
+//	save {creating} → publication, then slot (a slot older than its publication cannot start) → save the consistent point
+//
+// A crash after any of these leaves {creating} in the topic, or nothing: then nothing was published, and the next
+// start drops the slot and begins again.
+func (s *session) firstStart(ctx context.Context) (*source.Conn, *source.Stream, error) {
+	unlock, ok, err := s.cat.AdvisoryLock(ctx, s.source.Slot)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !ok {
+		return nil, nil, &source.SlotInUseError{Slot: s.source.Slot}
+	}
+	defer unlock()
+	slot, err := s.cat.SlotInfo(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if slot.Active {
+		return nil, nil, &source.SlotInUseError{Slot: s.source.Slot, PID: slot.ActivePID}
+	}
+	if s.saved, err = s.store.take(ctx); err != nil {
+		return nil, nil, fmt.Errorf("take the checkpoint topic: %w", err)
+	}
+	cp := s.saved.Checkpoint
+	if err := s.foreign(cp); err != nil {
+		return nil, nil, err
+	}
+	switch {
+	case cp == nil && slot.Exists:
+		// It came into being since START_REPLICATION said that it does not exist.
+		return s.startStream(ctx)
+	case cp != nil && cp.State != checkpoint.Creating && slot.Exists:
+		return s.startStream(ctx)
+	case cp != nil && cp.State != checkpoint.Creating:
+		err := checkpoint.Compare(cp, checkpoint.Server{
+			SystemID: s.system.ID, Timeline: s.system.Timeline, WALEnd: s.system.WALEnd, Slot: checkpoint.Slot{Name: s.source.Slot},
+		}, s.consent())
+		if err == nil {
+			err = &source.SlotMissingError{Slot: s.source.Slot}
+		}
+		return nil, nil, err
+	case cp != nil && slot.Exists:
+		if err := s.cat.DropSlot(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	if !s.source.CreateSlot {
+		return nil, nil, &source.SlotMissingError{Slot: s.source.Slot}
+	}
+	first := checkpoint.Checkpoint{
+		SystemID: s.system.ID, Timeline: s.system.Timeline, Slot: s.source.Slot, State: checkpoint.Creating,
+	}
+	if err := s.store.save(ctx, &first); err != nil {
+		return nil, nil, fmt.Errorf("save that the slot is being created: %w", err)
+	}
+	hit("creating-saved")
+	if err := s.publication(ctx); err != nil {
+		return nil, nil, err
+	}
+	hit("publication-created")
+	conn, err := source.Dial(ctx, s.source)
+	if err != nil {
+		return nil, nil, err
+	}
+	point, err := conn.CreateSlot(ctx)
+	c, done := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer done()
+	if err := errors.Join(err, conn.Close(c)); err != nil {
+		return nil, nil, err
+	}
+	hit("slot-created")
+	first.State, first.Position = checkpoint.Live, checkpoint.Position{Commit: point}
+	if err := s.store.save(ctx, &first); err != nil {
+		return nil, nil, fmt.Errorf("save the first position: %w", err)
+	}
+	hit("first-position-saved")
+	s.log.Info("first start", "slot", s.source.Slot, "publication", s.source.Publication, "from", point.String())
+	return s.startStream(ctx)
+}
+
+// publication makes the publication, or brings an existing one to the configuration.
+func (s *session) publication(ctx context.Context) error {
+	if !s.source.CreatePublication {
+		return nil
+	}
+	diff, err := s.cat.ReconcilePublication(ctx, true)
+	if err != nil {
+		return err
+	}
+	if !diff.Empty() {
+		s.log.Info("publication", "name", diff.Publication, "sql", diff.SQL)
+	}
+	return nil
+}
+
+// compare looks at checkpoint and server and refuses to go on where they cannot belong together.
+func (s *session) compare(ctx context.Context, conn *source.Conn) (*checkpoint.Checkpoint, *checkpoint.Gate, error) {
+	// Read after START_REPLICATION has succeeded: a later flush is never lower than this.
+	slot, err := s.cat.SlotInfo(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	history, err := conn.TimelineHistory(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	srv := checkpoint.Server{
+		SystemID: s.system.ID, Timeline: s.system.Timeline, WALEnd: s.system.WALEnd,
+		Slot: checkpoint.Slot{Name: s.source.Slot, Exists: slot.Exists, Confirmed: slot.Confirmed},
+	}
+	for _, h := range history {
+		srv.History = append(srv.History, checkpoint.Switch{Timeline: h.Timeline, LSN: h.LSN})
+	}
+	cp := s.saved.Checkpoint
+	if err := checkpoint.Compare(cp, srv, s.consent()); err != nil {
+		return nil, nil, err
+	}
+	gate := checkpoint.NewGate(cp, srv)
+	if cp == nil {
+		cp = &checkpoint.Checkpoint{
+			SystemID: s.system.ID, Timeline: s.system.Timeline, Slot: s.source.Slot, State: checkpoint.Live,
+			Position: checkpoint.Position{Commit: slot.Confirmed},
+		}
+		s.log.Info("slot adopted", "slot", s.source.Slot, "from", slot.Confirmed.String())
+	}
+	return cp, gate, nil
+}
+
+// steady is the session after its start.
+func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpoint.Checkpoint, gate *checkpoint.Gate) error {
+	s.publisher = &publisher{
+		producer: s.producer, store: s.store, saved: *cp, aborted: s.observer.Aborted, backoff: s.delay,
+	}
+	if err := s.publication(ctx); err != nil {
+		return err
+	}
+	if s.textMode && !s.saved.TextMode() {
+		if err := s.store.saveTextMode(ctx, "a captured column has no binary form that is known"); err != nil {
+			return fmt.Errorf("save text mode: %w", err)
+		}
+	}
+	go func() { s.side <- s.cat.WaitShutdown(ctx) }()
+	l := &loop{
+		session: s, stream: stream, decoder: decode.NewDecoder(), gate: gate,
+		building: &sealed{batch: s.producer.NewBatch()}, spare: &sealed{batch: s.producer.NewBatch()},
+		whole: cp.Witness, position: cp.Position, results: make(chan outcome, 1),
+		heartbeat: heartbeat{
+			interval: s.health.interval, done: make(chan error, 1),
+			failed: func(err error) { s.log.Warn("heartbeat", "error", err) },
+		},
+	}
+	l.builder = builder{
+		systemID: s.system.ID, sequence: cp.Witness.Commit, envelope: s.cfg.Envelope, truncate: s.cfg.Truncate, now: time.Now, batch: l.building.batch,
+	}
+	l.builder.meta.Snapshot = "false"
+	s.log.Info("streaming", "slot", s.source.Slot, "system_id", s.system.ID, "timeline", s.system.Timeline,
+		"witness", cp.Witness.Commit.String(), "instance", s.cfg.Session.Instance)
+	return l.run(ctx)
+}
+
+func (s *session) schemaOptions(rel *decode.Relation) schema.Options {
+	return s.cfg.SchemaOptions(rel.Schema, rel.Name, s.system.DB, s.system.ID)
+}

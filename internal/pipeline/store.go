@@ -1,0 +1,134 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"walferry/checkpoint"
+	"walferry/internal/kafka"
+	"walferry/sink"
+)
+
+// store is the checkpoint topic of this pipeline: what is saved outside of the event batches, and how it is read back.
+type store struct {
+	topic    string
+	kafka    *kafka.Client
+	producer *sink.Producer
+	session  checkpoint.Session
+	now      func() time.Time
+	batch    *sink.Batch
+}
+
+// Replay is checkpoint.Replayer on the cluster.
+func (s *store) Replay(ctx context.Context, topic string, partition int32, until int64, fn func(key, value []byte, offset int64) error) error {
+	return s.kafka.Replay(ctx, topic, partition, until, func(r kafka.Record) error { return fn(r.Key, r.Value, r.Offset) })
+}
+
+// peek reads what is there without fencing anybody. Open transactions count for nothing.
+func (s *store) peek(ctx context.Context) (*checkpoint.State, error) {
+	end, err := s.kafka.EndOffset(ctx, s.topic, 0)
+	if err != nil {
+		return nil, err
+	}
+	return checkpoint.Load(ctx, s, s.topic, end-1)
+}
+
+// take fences every older instance, settles its open transaction, and reads the checkpoint topic.
+func (s *store) take(ctx context.Context) (*checkpoint.State, error) {
+	return s.sync(ctx, s.producer.Init)
+}
+
+// sync takes the producer id by init, commits a session record, and reads the topic up to it. Reading is uncommitted: a last
+// stable offset can be held back by others, reading up to our own committed record cannot.
+func (s *store) sync(ctx context.Context, init func(context.Context) error) (*checkpoint.State, error) {
+	if err := init(ctx); err != nil {
+		return nil, fmt.Errorf("take the producer id: %w", err)
+	}
+	hit("initialised")
+	s.session.Started = s.now()
+	value, err := checkpoint.AppendSession(nil, &s.session)
+	if err != nil {
+		return nil, err
+	}
+	offset, err := s.write(ctx, []byte(checkpoint.SessionKey), value)
+	if err != nil {
+		return nil, fmt.Errorf("commit the session record: %w", err)
+	}
+	hit("session-committed")
+	return checkpoint.Load(ctx, s, s.topic, offset)
+}
+
+// write commits one record in a transaction of its own and returns its offset. On an uncertain outcome it takes the producer id
+// anew and writes again: every record written here may be there twice, since the newest one of a key counts.
+func (s *store) write(ctx context.Context, key, value []byte) (int64, error) {
+	if s.batch == nil {
+		s.batch = s.producer.NewBatch()
+	}
+	s.batch.Reset()
+	if err := s.batch.AppendLast(s.topic, 0, s.now(), key, value, nil); err != nil {
+		return 0, err
+	}
+	for {
+		res, err := s.producer.Publish(ctx, s.batch)
+		if err == nil {
+			return res.LastOffsets[sink.TopicPartition{Topic: s.topic, Partition: 0}], nil
+		}
+		var uncertain *sink.UncertainError
+		var aborted *sink.AbortedError
+		switch {
+		case ctx.Err() != nil:
+			return 0, context.Cause(ctx)
+		case errors.As(err, &uncertain):
+			if err := s.producer.Recover(ctx); err != nil {
+				return 0, err
+			}
+		case errors.As(err, &aborted) && !errors.Is(err, sink.ErrFenced) && !errors.Is(err, sink.ErrInitRequired):
+		default:
+			return 0, err
+		}
+		if err := sleep(ctx, 20*time.Millisecond); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// save commits a checkpoint that covers no events: those of the first start.
+func (s *store) save(ctx context.Context, c *checkpoint.Checkpoint) error {
+	value, err := checkpoint.AppendCheckpoint(nil, c)
+	if err != nil {
+		return err
+	}
+	_, err = s.write(ctx, []byte(checkpoint.Key), value)
+	return err
+}
+
+// saveTextMode commits that this pipeline's stream is read as text.
+func (s *store) saveTextMode(ctx context.Context, reason string) error {
+	value, err := checkpoint.AppendText(nil, &checkpoint.Text{On: true, Reason: reason})
+	if err != nil {
+		return err
+	}
+	_, err = s.write(ctx, []byte(checkpoint.TextKey), value)
+	return err
+}
+
+// append puts the checkpoint behind the records of the batch that it covers.
+func (s *store) append(b *sink.Batch, c *checkpoint.Checkpoint, relations []checkpoint.Relation) error {
+	for i := range relations {
+		value, err := checkpoint.AppendRelation(nil, &relations[i])
+		if err != nil {
+			return err
+		}
+		key := checkpoint.AppendRelationKey(nil, &relations[i])
+		if err := b.AppendLast(s.topic, 0, s.now(), key, value, nil); err != nil {
+			return fmt.Errorf("save relation %d: %w", relations[i].OID, err)
+		}
+	}
+	value, err := checkpoint.AppendCheckpoint(nil, c)
+	if err != nil {
+		return err
+	}
+	return b.AppendLast(s.topic, 0, s.now(), []byte(checkpoint.Key), value, nil)
+}

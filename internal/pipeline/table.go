@@ -1,0 +1,317 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"walferry/checkpoint"
+	"walferry/decode"
+	"walferry/schema"
+	"walferry/sink"
+)
+
+// errTextMode ends a session whose stream brings a type that can only be read as text: the next one asks for text.
+var errTextMode = errors.New("a captured column can only be read as text: the stream starts again in text mode")
+
+// errRegistryStalled ends a session whose registry gave no answer: the slot is given back.
+var errRegistryStalled = errors.New("the schema registry gave no usable answer within stall_limit")
+
+// table is one version of a relation with all that its events need. It lives as long as its *decode.Relation.
+type table struct {
+	topic                 string
+	partitions            int
+	keyless               bool
+	keyColumns            []string
+	enc                   *schema.Encoder
+	schemaName, tableName []byte
+	txEvents              int64 // events of this table in the open transaction
+	seed                  []byte
+}
+
+// partition chooses the partition of a record: by its key as Java producers do, or, for a table without a key, one for all
+// rows of a transaction.
+func (t *table) partition(key []byte, tx *decode.Transaction) int32 {
+	if key == nil {
+		t.seed = strconv.AppendUint(t.seed[:0], uint64(tx.Commit), 10)
+		key = t.seed
+	}
+	return sink.Partition(key, t.partitions)
+}
+
+// relationRecord is what the checkpoint topic keeps of a relation version, so that a replay derives the same schema
+// whatever the catalog says by then.
+type relationRecord struct {
+	Relation   *decode.Relation   `json:"relation"`
+	Descriptor *decode.Descriptor `json:"descriptor"`
+	Topic      string             `json:"topic"`
+	Partitions int                `json:"partitions"`
+	KeyHash    string             `json:"key_hash,omitempty"`
+	KeyID      int32              `json:"key_id,omitempty"`
+	ValueHash  string             `json:"value_hash"`
+	ValueID    int32              `json:"value_id"`
+}
+
+// PartitionsChangedError says that a topic's partition count is not the one its keys were spread over.
+type PartitionsChangedError struct {
+	Topic     string
+	Had, Have int
+}
+
+func (e *PartitionsChangedError) Error() string {
+	return fmt.Sprintf("topic %s had %d partitions when its keys were spread over them and has %d now: "+
+		"keys would move and lose their order at this point", e.Topic, e.Had, e.Have)
+}
+
+// Hint is the way on.
+func (e *PartitionsChangedError) Hint() string {
+	return fmt.Sprintf("let the consumers finish what is there, then `walferry recover --accept-partitions %s`; "+
+		"the order of a key's events before and after is then by commit_lsn, not by offset", e.Topic)
+}
+
+// table finds or makes the table of a relation version. at is the place of its first row. What is captured the
+// publication decides, so every relation that comes has a table.
+func (l *loop) table(ctx context.Context, rel *decode.Relation, at decode.Position) (*table, error) {
+	if t := l.tables[rel]; t != nil {
+		return t, nil
+	}
+	t, err := l.newTable(ctx, rel, at)
+	if err != nil {
+		return nil, fmt.Errorf("table %s: %w", rel, err)
+	}
+	l.tables[rel] = t
+	return t, nil
+}
+
+func (l *loop) newTable(ctx context.Context, rel *decode.Relation, at decode.Position) (*table, error) {
+	saved, err := l.savedRelation(rel, at)
+	if err != nil {
+		return nil, err
+	}
+	var desc *decode.Descriptor
+	if saved != nil {
+		desc = saved.Descriptor
+	} else if desc, err = l.describe(ctx, rel); err != nil {
+		return nil, err
+	}
+	spec := l.cfg.TopicSpec(rel.Schema, rel.Name)
+	topic := spec.Name
+	st, err := schema.Derive(rel, desc, topic, l.schemaOptions(rel))
+	if err != nil {
+		return nil, err
+	}
+	if st.NeedsText && !l.textMode {
+		return nil, errTextMode
+	}
+	rec := relationRecord{Relation: rel, Descriptor: desc, Topic: topic, ValueHash: fingerprint(st.Value)}
+	if st.Key != "" {
+		rec.KeyHash = fingerprint(st.Key)
+	}
+	l.health.step(stepKafka)
+	info, err := l.producer.EnsureTopic(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	if st.Key == "" && strings.Contains(info.CleanupPolicy, "compact") {
+		return nil, &KeylessError{Table: rel.String(), Topic: topic}
+	}
+	l.health.step(stepRegistry)
+	rec.Partitions = info.Partitions
+	if saved != nil && saved.Topic == topic && saved.Partitions != info.Partitions {
+		return nil, &PartitionsChangedError{Topic: topic, Had: saved.Partitions, Have: info.Partitions}
+	}
+	if saved != nil && saved.KeyHash == rec.KeyHash && saved.ValueHash == rec.ValueHash {
+		rec.KeyID, rec.ValueID = saved.KeyID, saved.ValueID
+	} else {
+		if st.Key != "" {
+			if rec.KeyID, err = l.register(ctx, st.KeySubject, st.Key); err != nil {
+				return nil, err
+			}
+		}
+		if rec.ValueID, err = l.register(ctx, st.ValueSubject, st.Value); err != nil {
+			return nil, err
+		}
+	}
+	if saved == nil || saved.KeyID != rec.KeyID || saved.ValueID != rec.ValueID || saved.Topic != topic {
+		if err := l.saveRelation(rel, at, &rec); err != nil {
+			return nil, err
+		}
+	}
+	enc, err := st.Encoder(rec.KeyID, rec.ValueID)
+	if err != nil {
+		return nil, err
+	}
+	l.log.Info("relation", "table", rel.String(), "topic", topic, "partitions", info.Partitions,
+		"key_id", rec.KeyID, "value_id", rec.ValueID, "from", at.String())
+	return &table{
+		topic: topic, partitions: info.Partitions, keyless: st.Key == "", keyColumns: st.KeyColumns, enc: enc,
+		schemaName: []byte(rel.Schema), tableName: []byte(rel.Name),
+	}, nil
+}
+
+// describe asks the catalog of now. A table that is gone by now still has rows on the stream: what is left is what the
+// Relation message says and the types that remain.
+func (l *loop) describe(ctx context.Context, rel *decode.Relation) (*decode.Descriptor, error) {
+	desc, err := l.cat.Describe(ctx, rel.ID)
+	if err != nil {
+		return nil, err
+	}
+	if desc == nil {
+		desc = &decode.Descriptor{Relation: rel.ID}
+	}
+	var missing []uint32
+	for _, c := range rel.Columns {
+		if desc.Types[c.Type] == nil {
+			missing = append(missing, c.Type)
+		}
+	}
+	if len(missing) == 0 {
+		return desc, nil
+	}
+	types, err := l.cat.DescribeTypes(ctx, missing...)
+	if err != nil {
+		return nil, err
+	}
+	if desc.Types == nil {
+		desc.Types = types
+		return desc, nil
+	}
+	for oid, t := range types {
+		desc.Types[oid] = t
+	}
+	return desc, nil
+}
+
+// savedRelation finds the newest saved version of the relation that begins at or before at and says the same as the stream.
+func (l *loop) savedRelation(rel *decode.Relation, at decode.Position) (*relationRecord, error) {
+	r := l.saved.Relation(rel.ID, position(at))
+	if r == nil {
+		return nil, nil
+	}
+	var rec relationRecord
+	if err := json.Unmarshal(r.Payload, &rec); err != nil {
+		return nil, fmt.Errorf("saved relation of %s: %w", rel, err)
+	}
+	if rec.Relation == nil || !rec.Relation.Equal(rel) {
+		return nil, nil
+	}
+	return &rec, nil
+}
+
+// saveRelation puts the version into the checkpoint topic in the transaction of its first use.
+func (l *loop) saveRelation(rel *decode.Relation, at decode.Position, rec *relationRecord) error {
+	payload, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("encode relation %s: %w", rel, err)
+	}
+	r := checkpoint.Relation{OID: rel.ID, Start: position(at), Payload: payload}
+	l.building.relations = append(l.building.relations, r)
+	return nil
+}
+
+func fingerprint(avro string) string {
+	f := schema.Fingerprint(avro)
+	return hex.EncodeToString(f[:])
+}
+
+// register compiles a schema and asks for its id. A registry that does not answer is asked again for as long as the
+// session lives: the stall limit ends it.
+func (l *loop) register(ctx context.Context, subject, avro string) (int32, error) {
+	if _, err := schema.Compile(avro); err != nil {
+		return 0, fmt.Errorf("schema of subject %s: %w", subject, err)
+	}
+	ctx, done := context.WithTimeoutCause(ctx, l.cfg.StallLimit, errRegistryStalled)
+	defer done()
+	for attempt := 0; ; attempt++ {
+		id, err := l.registry.Register(ctx, subject, avro)
+		if err == nil {
+			return id, nil
+		}
+		if ctx.Err() != nil {
+			return 0, fmt.Errorf("register subject %s: %w", subject, context.Cause(ctx))
+		}
+		var refused interface{ Refused() bool }
+		if errors.As(err, &refused) && refused.Refused() {
+			return 0, &RefusedSchemaError{Subject: subject, Err: err}
+		}
+		l.log.Warn("registry", "subject", subject, "error", err)
+		if err := sleep(ctx, l.delay(attempt)); err != nil {
+			return 0, fmt.Errorf("register subject %s: %w", subject, err)
+		}
+	}
+}
+
+// KeylessError says that a table without a key would go to a compacted topic, which refuses the whole batch.
+type KeylessError struct{ Table, Topic string }
+
+func (e *KeylessError) Error() string {
+	return fmt.Sprintf("table %s has no key, and topic %s is compacted: a compacted topic takes no record without one", e.Table, e.Topic)
+}
+
+// Hint is the way on.
+func (e *KeylessError) Hint() string {
+	return fmt.Sprintf("give the table a primary key, or set cleanup.policy=delete on topic %s, or exclude the table", e.Topic)
+}
+
+// RefusedSchemaError says that the registry answered, and did not take a schema.
+type RefusedSchemaError struct {
+	Subject string
+	Err     error
+}
+
+func (e *RefusedSchemaError) Error() string {
+	return fmt.Sprintf("the registry refuses the schema of subject %s: %v", e.Subject, e.Err)
+}
+func (e *RefusedSchemaError) Unwrap() error { return e.Err }
+
+// Hint is the way on.
+func (e *RefusedSchemaError) Hint() string {
+	return fmt.Sprintf("nothing is lost, the slot keeps the changes: change the table so that the schema is compatible, or set schema.on_incompatible: force, "+
+		"or loosen the level with PUT /config/%s", e.Subject)
+}
+
+// keyText is the row's key for a person to find it by, from the old row where there is one. Values are in text form.
+func (t *table) keyText(c *decode.Change) string {
+	row := c.New
+	if c.Old != nil {
+		row = c.Old
+	}
+	var b strings.Builder
+	for i, col := range c.Relation.Columns {
+		if !slices.Contains(t.keyColumns, col.Name) || i >= len(row) {
+			continue
+		}
+		if b.Len() > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(col.Name + "=" + datumText(col.Type, row[i]))
+	}
+	return b.String()
+}
+
+// datumText shows a key column's value: text as it is, binary integers as numbers, anything else in hexadecimal.
+func datumText(oid uint32, d decode.Datum) string {
+	switch d.Kind {
+	case decode.Text:
+		return string(d.Data)
+	case decode.Binary:
+		switch {
+		case (oid == 20 || oid == 21 || oid == 23) && len(d.Data) <= 8: // int8, int2, int4
+			var v uint64
+			for _, x := range d.Data {
+				v = v<<8 | uint64(x)
+			}
+			shift := 64 - 8*len(d.Data)
+			return strconv.FormatInt(int64(v<<shift)>>shift, 10)
+		case oid == 25 || oid == 1043: // text, varchar
+			return string(d.Data)
+		}
+		return "0x" + hex.EncodeToString(d.Data)
+	}
+	return d.Kind.String()
+}
