@@ -1,0 +1,191 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	"walferry/internal/kafka"
+	"walferry/schema"
+	"walferry/sink"
+	"walferry/source"
+)
+
+// The methods below hand each package its own configuration. They read the files
+// that secrets are kept in, hence the errors.
+
+// ForSource is the configuration of package source.
+func (c *Config) ForSource() (source.Config, error) {
+	dsn, err := c.Source.ReadDSN()
+	if err != nil {
+		return source.Config{}, err
+	}
+	s := &c.Source
+	return source.Config{
+		DSN:               dsn,
+		PasswordFile:      s.PasswordFile,
+		Slot:              s.Slot.Name,
+		Publication:       s.Publication.Name,
+		AppName:           "walferry_" + c.Name,
+		Tables:            s.Tables,
+		Schemas:           s.Schemas,
+		AllTables:         s.AllTables,
+		Exclude:           s.Exclude,
+		ExcludeColumns:    s.ExcludeColumns,
+		Heartbeat:         s.Heartbeat.Std(),
+		WALSenderTimeout:  s.WALSenderTimeout.Std(),
+		BufferBytes:       int64(s.BufferBytes),
+		MaxRowBytes:       int64(s.MaxRowBytes),
+		Adopt:             s.Slot.Adopt,
+		CreateSlot:        s.Slot.Create,
+		CreatePublication: s.Publication.Create,
+		Failover:          s.Slot.Failover,
+	}, nil
+}
+
+// ForKafka is the configuration of package internal/kafka.
+func (c *Config) ForKafka() (kafka.Config, error) {
+	k := &c.Kafka
+	if _, err := k.SASL.ReadPassword(); err != nil {
+		return kafka.Config{}, err // said now; the client reads it again at each connection
+	}
+	out := kafka.Config{
+		Brokers:  k.Brokers,
+		ClientID: k.ClientID,
+		SASL: kafka.SASLConfig{
+			Mechanism:    strings.ToUpper(k.SASL.Mechanism),
+			User:         k.SASL.User,
+			Password:     string(k.SASL.Password),
+			PasswordFile: k.SASL.PasswordFile,
+		},
+		RequestTimeout: k.RequestTimeout.Std(),
+	}
+	if t := &k.TLS; t.Enabled {
+		out.TLS = &kafka.TLSConfig{
+			CAFile:             t.CAFile,
+			CertFile:           t.CertFile,
+			KeyFile:            t.KeyFile,
+			ServerName:         t.ServerName,
+			InsecureSkipVerify: t.InsecureSkipVerify,
+		}
+	}
+	return out, nil
+}
+
+// ForSink is the configuration of package sink.
+func (c *Config) ForSink() sink.Config {
+	return sink.Config{
+		TransactionalID:    c.Kafka.TransactionalID,
+		TransactionTimeout: c.Kafka.TransactionTimeout.Std(),
+		PublishTimeout:     c.Kafka.PublishTimeout.Std(),
+		Compression:        c.Kafka.Compression,
+		MaxBatchBytes:      int(c.Kafka.BatchBytes),
+	}
+}
+
+// TopicSpec is the topic of a table as it is to be created or checked.
+func (c *Config) TopicSpec(schemaName, table string) sink.TopicSpec {
+	t := &c.Kafka.Topic
+	return sink.TopicSpec{
+		Name:              c.TopicName(schemaName, table),
+		Partitions:        t.Partitions,
+		ReplicationFactor: t.ReplicationFactor,
+		CleanupPolicy:     strings.ReplaceAll(t.CleanupPolicy, "+", ","),
+		Configs:           t.Config,
+		MustExist:         !t.Create,
+	}
+}
+
+// TopicName applies the template. What Kafka does not allow in a topic's name
+// (anything but ASCII letters, digits, . _ and -) becomes _, as Debezium does.
+func (c *Config) TopicName(schemaName, table string) string {
+	name := strings.NewReplacer("{prefix}", c.Kafka.Topic.Prefix, "{schema}", schemaName, "{table}", table).Replace(c.Kafka.Topic.Template)
+	return strings.Map(func(r rune) rune {
+		if r < 0x80 && topicName.MatchString(string(r)) {
+			return r
+		}
+		return '_'
+	}, name)
+}
+
+// SchemaOptions are the options of package schema for one table. db, systemID and
+// version are what the events' source block says.
+func (c *Config) SchemaOptions(schemaName, table, db, systemID, version string) schema.Options {
+	o := schema.Options{
+		Name:     c.Kafka.Topic.Prefix,
+		DB:       db,
+		SystemID: systemID,
+		Version:  version,
+		Envelope: c.Schema.Envelope,
+		ColumnOptions: schema.ColumnOptions{
+			Numeric: c.Schema.Numeric,
+			Array:   c.Schema.Array,
+			Time:    c.Schema.Time,
+		},
+		ExcludeColumns: c.Source.ExcludeColumns,
+	}
+	for key, columns := range c.Schema.Keys {
+		if p := parts(key); len(p) == 2 && p[0] == schemaName && p[1] == table {
+			o.Key = columns
+		}
+	}
+	for key, x := range c.Schema.Columns {
+		if p := parts(key); len(p) == 3 && p[0] == schemaName && p[1] == table {
+			if o.Columns == nil {
+				o.Columns = map[string]schema.ColumnOptions{}
+			}
+			o.Columns[p[2]] = schema.ColumnOptions{Numeric: x.Numeric, Array: x.Array, Time: x.Time}
+		}
+	}
+	return o
+}
+
+// parts splits a qualified name at its dots, those in double quotes aside, and
+// takes the quotes off. validator.pattern has accepted it.
+func parts(name string) []string {
+	var out []string
+	var b strings.Builder
+	quoted := false
+	for i := 0; i < len(name); i++ {
+		switch {
+		case quoted && name[i] == '"' && i+1 < len(name) && name[i+1] == '"':
+			b.WriteByte('"')
+			i++
+		case name[i] == '"':
+			quoted = !quoted
+		case name[i] == '.' && !quoted:
+			out = append(out, b.String())
+			b.Reset()
+		default:
+			b.WriteByte(name[i])
+		}
+	}
+	return append(out, b.String())
+}
+
+// BootstrapServers is the brokers' list in one string, for messages.
+func (c *Config) BootstrapServers() string { return strings.Join(c.Kafka.Brokers, ",") }
+
+// AnonymousWrites says whether the built-in registry takes writes from anyone who
+// reaches it: always on the loopback interface, elsewhere only when it is allowed.
+func (c *Config) AnonymousWrites() (bool, error) {
+	local, err := loopback(c.Registry.Listen)
+	if err != nil {
+		return false, fmt.Errorf("registry.listen: %w", err)
+	}
+	return c.Registry.Auth.User == "" && (local || c.Registry.AllowAnonymousWrites), nil
+}
+
+// loopback says whether addr can only be reached from this machine.
+func loopback(addr string) (bool, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false, err
+	}
+	if host == "localhost" {
+		return true, nil
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback(), nil
+}

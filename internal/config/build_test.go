@@ -1,0 +1,52 @@
+package config
+
+import (
+	"testing"
+	"time"
+)
+
+func TestForPackages(t *testing.T) {
+	c := mustLoad(t, minimal+`
+  tls: {enabled: true, ca_file: ca.pem}
+  sasl: {mechanism: scram-sha-512, user: u, password: p}
+  topic: {cleanup_policy: compact+delete, config: {retention.ms: 5}}
+schema:
+  columns:
+    public.orders.amount: {numeric: string}
+    '"odd.schema"."t""x".c': {time: iso}
+  keys: {public.orders: [a, b]}
+`)
+	s, err := c.ForSource()
+	if err != nil || s.Slot != "walferry_shop" || s.Heartbeat != 10*time.Second || !s.CreateSlot {
+		t.Errorf("%+v, %v", s, err)
+	}
+	k, err := c.ForKafka()
+	if err != nil || k.SASL.Mechanism != "SCRAM-SHA-512" || k.SASL.Password != "p" || k.TLS == nil || k.TLS.CAFile != "ca.pem" {
+		t.Errorf("%+v, %v", k, err)
+	}
+	if spec := c.TopicSpec("public", "naïve table"); spec.Name != "shop.public.na_ve_table" || spec.CleanupPolicy != "compact,delete" || spec.Partitions != 6 || spec.Configs["retention.ms"] != "5" {
+		t.Errorf("%+v", spec)
+	}
+	if o := c.SchemaOptions("public", "orders", "db", "1", "v"); o.Columns["amount"].Numeric != "string" || len(o.Key) != 2 || o.Name != "shop" {
+		t.Errorf("%+v", o)
+	}
+	if o := c.SchemaOptions("odd.schema", `t"x`, "db", "1", "v"); o.Columns["c"].Time != "iso" || o.Key != nil {
+		t.Errorf("%+v", o)
+	}
+	if c := c.ForSink(); c.TransactionalID != "walferry-shop" || c.PublishTimeout >= c.TransactionTimeout {
+		t.Errorf("%+v", c)
+	}
+	for _, x := range []struct {
+		listen, user string
+		allow, want  bool
+	}{
+		{"127.0.0.1:1", "", false, true}, {"localhost:1", "", false, true}, {"[::1]:1", "", false, true},
+		{":1", "", false, false}, {"0.0.0.0:1", "", false, false}, {"example.com:1", "", false, false},
+		{"0.0.0.0:1", "", true, true}, {"127.0.0.1:1", "u", false, false},
+	} {
+		c.Registry = Registry{Listen: x.listen, AllowAnonymousWrites: x.allow, Auth: Auth{User: x.user}}
+		if got, err := c.AnonymousWrites(); err != nil || got != x.want {
+			t.Errorf("%+v: %v, %v", x, got, err)
+		}
+	}
+}
