@@ -153,8 +153,8 @@ func textInstant(dst, src []byte, zone bool) ([]byte, error) {
 	}
 	src, bc := cutBC(src)
 	days, rest, ok := parseDate(src, bc)
-	// Years up to 294277 only: days in microseconds fit an int64, with room for the clock and an offset.
-	if !ok || days > 106741034 || days < -2500000 || len(rest) == 0 || rest[0] != ' ' {
+	// Postgres ends with 294276, 106751983 days after 2000: in microseconds an int64, with room for an offset.
+	if !ok || days > 106751983 || days < -2500000 || len(rest) == 0 || rest[0] != ' ' {
 		return dst, errText
 	}
 	clock, rest, ok := parseTime(rest[1:])
