@@ -128,7 +128,7 @@ func (c *Catalog) wanted() *System {
 	return s
 }
 
-// on runs f with the side's connection, which it makes when there is none, and gives errors their type.
+// on runs f with the side's connection, which it makes when there is none, and gives errors their type. F may run twice.
 func (c *Catalog) on(ctx context.Context, s *side, what string, f func(*pgx.Conn) error) error {
 	select {
 	case s.lock <- struct{}{}:
@@ -136,14 +136,22 @@ func (c *Catalog) on(ctx context.Context, s *side, what string, f func(*pgx.Conn
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if s.conn == nil || s.conn.IsClosed() {
-		conn, _, err := c.connect(ctx)
-		if err != nil {
-			return err
+	fresh := s.conn == nil || s.conn.IsClosed()
+	for {
+		if fresh {
+			conn, _, err := c.connect(ctx)
+			if err != nil {
+				return err
+			}
+			s.conn = conn
 		}
-		s.conn = conn
+		err := f(s.conn)
+		if err == nil || fresh || !s.conn.IsClosed() || ctx.Err() != nil {
+			return c.wrap(ctx, what, err, s.conn)
+		}
+		// The connection had died while it lay idle, which only its next use shows.
+		fresh = true
 	}
-	return c.wrap(ctx, what, f(s.conn), s.conn)
 }
 
 // once runs f with a connection of its own.
@@ -230,8 +238,9 @@ func (c *Catalog) Explain(ctx context.Context, err error) error {
 // Describe returns what the catalog knows now about a table and a Relation message does not say. A table that does not exist
 // (any more) is a *TableMissingError.
 func (c *Catalog) Describe(ctx context.Context, relation uint32) (*decode.Descriptor, error) {
-	d := &decode.Descriptor{Relation: relation}
+	d := new(decode.Descriptor)
 	err := c.on(ctx, &c.ask, "describe table", func(conn *pgx.Conn) error {
+		*d = decode.Descriptor{Relation: relation}
 		// One snapshot for all of it.
 		return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 			err := tx.QueryRow(ctx, `SELECT coalesce(obj_description(c.oid, 'pg_class'), ''),

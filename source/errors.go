@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pglogrepl"
@@ -267,7 +268,16 @@ func (e *TooManyConnectionsError) Hint() string {
 // ConnectError says that no connection could be made, or that one was lost without a word from the server.
 type ConnectError struct{ err error }
 
-func (e *ConnectError) Error() string { return "no connection to the server: " + e.err.Error() }
+func (e *ConnectError) Error() string {
+	// pgconn writes a line for each address, and one twice when sslmode allows a second try without TLS.
+	var lines []string
+	for line := range strings.Lines(e.err.Error()) {
+		if line = strings.TrimSpace(line); line != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return "no connection to the server: " + strings.Join(lines, " ")
+}
 func (e *ConnectError) Unwrap() error { return e.err }
 
 // Hint implements [Hinter].
