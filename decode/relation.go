@@ -66,8 +66,8 @@ type Column struct {
 	Key bool `json:"key,omitempty"`
 }
 
-// Relation is one version of a table as the stream describes it: its sent columns, without dropped, generated and
-// unpublished ones. It is immutable, and its pointer is the version: Decode hands out the same pointer for as long as
+// Relation is one version of a table as the stream describes it: its sent columns, without dropped and unpublished
+// ones (generated columns are among these unless an 18 or newer is asked for them). It is immutable, and its pointer is the version: Decode hands out the same pointer for as long as
 // nothing differs, so what is derived from a relation can be kept in a map by pointer.
 type Relation struct {
 	ID       uint32   `json:"id"` // OID of the table; of the root where it is published through its root
