@@ -71,8 +71,11 @@ func binDecimal(s *scratch, t *typ, dst, src []byte) ([]byte, error) {
 	if n == 0 {
 		return append(dst, 2, 0), nil // one zero byte
 	}
-	// The first digit alone makes the value at least 10000^weight: bounds the loop below.
-	if 4*weight >= t.precision-t.scale {
+	leading := 1
+	for first := numericDigit(digits, 0); leading < 4 && first >= pow10[leading]; {
+		leading++
+	}
+	if 4*weight+leading > t.precision-t.scale { // bounds the loop below, too
 		return dst, errDigits(t)
 	}
 	s.words = s.words[:0]
@@ -309,33 +312,34 @@ func binMoney(s *scratch, _ *typ, dst, src []byte) ([]byte, error) {
 	return s.appendDecimal(dst, v < 0), nil
 }
 
+var errMoney = &fault{
+	reason: "the text of money is not in the form of lc_monetary C, so it cannot be read exactly",
+	remedy: "exclude the column, or give it type numeric",
+}
+
 // textMoney reads what cash_out prints under lc_monetary C: -$1,234.56. Any other locale's form is refused, for its
 // separators and fraction cannot be known.
 func textMoney(s *scratch, _ *typ, dst, src []byte) ([]byte, error) {
-	refused := &fault{
-		reason: "the text of money is not in the form of lc_monetary C, so it cannot be read exactly",
-		remedy: "exclude the column, or give it type numeric",
-	}
 	negative := len(src) > 0 && src[0] == '-'
 	if negative {
 		src = src[1:]
 	}
 	if len(src) < 5 || src[0] != '$' || src[len(src)-3] != '.' {
-		return dst, refused
+		return dst, errMoney
 	}
 	whole, cents := src[1:len(src)-3], src[len(src)-2:]
 	s.words = s.words[:0]
 	for i, c := range whole {
 		// Groups of three, counted from the point.
 		if comma := (len(whole)-i)%4 == 0; comma != (c == ',') || c != ',' && (c < '0' || c > '9') {
-			return dst, refused
+			return dst, errMoney
 		} else if !comma {
 			s.mulAdd(10, uint64(c-'0'))
 		}
 	}
 	for _, c := range cents {
 		if c < '0' || c > '9' {
-			return dst, refused
+			return dst, errMoney
 		}
 		s.mulAdd(10, uint64(c-'0'))
 	}
@@ -344,7 +348,7 @@ func textMoney(s *scratch, _ *typ, dst, src []byte) ([]byte, error) {
 		limit++
 	}
 	if len(whole) == 0 || whole[0] == ',' || len(s.words) > 1 || len(s.words) == 1 && s.words[0] > limit {
-		return dst, refused
+		return dst, errMoney
 	}
 	return s.appendDecimal(dst, negative), nil
 }

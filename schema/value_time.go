@@ -17,7 +17,13 @@ const (
 	dateMinusInfinity = math.MinInt32
 	timeInfinity      = math.MaxInt64
 	timeMinusInfinity = math.MinInt64
+
+	// Postgres' range (src/include/datatype/timestamp.h): 4714-11-24 BC, Julian day 0, to 5874897-12-31.
+	firstDay = -2451545
+	lastDay  = 2145031948
 )
+
+var errRange = &fault{reason: "the value is outside of the range that Postgres has"}
 
 var errLate = &fault{
 	reason: "the timestamp is after 294247-01-10 04:00:54.775806, the last that microseconds since 1970 hold",
@@ -34,8 +40,8 @@ func binDate(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
 // appendDate takes days since 2000.
 func appendDate(dst []byte, days int32) ([]byte, error) {
 	if days != dateInfinity && days != dateMinusInfinity {
-		if days >= dateInfinity-epochDays {
-			return dst, errText // beyond Postgres' last date, 5874897-12-31
+		if days < firstDay || days > lastDay {
+			return dst, errRange
 		}
 		days += epochDays
 	}
@@ -51,7 +57,7 @@ func textDate(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
 	}
 	src, bc := cutBC(src)
 	days, rest, ok := parseDate(src, bc)
-	if !ok || len(rest) != 0 {
+	if !ok || len(rest) != 0 || days > lastDay {
 		return dst, errText
 	}
 	return appendDate(dst, int32(days))
@@ -128,6 +134,9 @@ func binTimestamp(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
 // appendTimestamp takes microseconds since 2000.
 func appendTimestamp(dst []byte, micros int64) ([]byte, error) {
 	if micros != timeInfinity && micros != timeMinusInfinity {
+		if micros < firstDay*dayMicros {
+			return dst, errRange
+		}
 		if micros >= timeInfinity-epochMicros {
 			return dst, errLate
 		}

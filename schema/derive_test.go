@@ -1,0 +1,287 @@
+package schema
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"walferry/decode"
+)
+
+var update = flag.Bool("update", false, "rewrite golden files and tables in docs")
+
+// everything has a column of each built-in type, an enum, domains, and types that are text.
+func everything() (*decode.Relation, *decode.Descriptor) {
+	rel := &decode.Relation{Schema: "public", Name: "everything", Identity: decode.IdentityDefault}
+	for _, b := range builtins {
+		mod := int32(-1)
+		if b.oid == oidNumeric {
+			mod = mod122
+		}
+		name := strings.Trim(b.name, `"`)
+		if b.name == `"char"` {
+			name = "internal_char"
+		}
+		rel.Columns = append(rel.Columns, decode.Column{Name: name, Type: b.oid, Mod: mod, Key: b.oid == 20})
+	}
+	for _, c := range []decode.Column{
+		{Name: "numeric_any", Type: 1700, Mod: -1},
+		{Name: "numeric_negative_scale", Type: 1700, Mod: (3<<16 | 0x7fe) + 4},
+		{Name: "numeric_large_scale", Type: 1700, Mod: (2<<16 | 5) + 4},
+		{Name: "mood", Type: 20000, Mod: -1},
+		{Name: "moods", Type: 20001, Mod: -1},
+		{Name: "price", Type: 20003, Mod: -1},
+		{Name: "citext", Type: 20004, Mod: -1},
+		{Name: "pair", Type: 20005, Mod: -1},
+		{Name: "int4range", Type: 3904, Mod: -1},
+		{Name: "unknown", Type: 30000, Mod: -1},
+		{Name: "numerics", Type: 1231, Mod: mod122},
+	} {
+		rel.Columns = append(rel.Columns, c)
+	}
+	return rel, &decode.Descriptor{
+		Comment: `every "type"`,
+		Types: map[uint32]*decode.Type{
+			20000: {OID: 20000, Schema: "public", Name: "mood", Kind: 'e', Category: 'E', Labels: []string{"sad", "it's, \"ok\""}},
+			20001: {OID: 20001, Schema: "public", Name: "_mood", Kind: 'b', Category: 'A', Elem: 20000, Delim: ','},
+			20002: {OID: 20002, Schema: "public", Name: "amount", Kind: 'd', Base: 1700, BaseMod: (10<<16 | 3) + 4},
+			20003: {OID: 20003, Schema: "public", Name: "price", Kind: 'd', Base: 20002, BaseMod: -1},
+			20004: {OID: 20004, Schema: "public", Name: "citext", Kind: 'b', Category: 'S'},
+			20005: {OID: 20005, Schema: "public", Name: "pair", Kind: 'c', Category: 'C'},
+		},
+	}
+}
+
+// TestGolden holds the schemas that consumers see. A difference here is a difference to every consumer.
+func TestGolden(t *testing.T) {
+	all, allDesc := everything()
+	row := testOptions()
+	row.Envelope = EnvelopeRow
+	iso := row
+	iso.Numeric, iso.Array, iso.Time = NumericString, ArrayText, TimeISO
+	named := &decode.Relation{Schema: "Odd Schema", Name: "t-1", Identity: decode.IdentityIndex, Columns: []decode.Column{
+		{Name: "1st key", Type: 23, Mod: -1, Key: true},
+		{Name: "größe", Type: 25, Mod: -1, Key: true},
+		{Name: "record", Type: 25, Mod: -1},
+		{Name: "🐘", Type: 16, Mod: -1},
+		{Name: "secret", Type: 25, Mod: -1},
+	}}
+	excluding := testOptions()
+	excluding.ExcludeColumns = []string{"*.t-1.secret"}
+	keyless := &decode.Relation{Schema: "public", Name: "log", Identity: decode.IdentityNothing, Columns: []decode.Column{
+		{Name: "at", Type: 1184, Mod: -1}, {Name: "line", Type: 25, Mod: -1}}}
+	full := &decode.Relation{Schema: "public", Name: "pairs", Identity: decode.IdentityFull, Columns: []decode.Column{
+		{Name: "a", Type: 23, Mod: -1, Key: true}, {Name: "b", Type: 25, Mod: -1, Key: true}, {Name: "c", Type: 23, Mod: -1, Key: true}}}
+	chosen := testOptions()
+	chosen.Key = []string{"b", "c"}
+	for _, c := range []struct {
+		name  string
+		rel   *decode.Relation
+		desc  *decode.Descriptor
+		topic string
+		opt   Options
+	}{
+		{"orders", orders(decode.IdentityDefault), &decode.Descriptor{
+			Comment: "what customers bought",
+			Columns: []decode.ColumnFacts{{Name: "amount", Comment: "in euros, with \"VAT\""}},
+		}, "shop.public.orders", testOptions()},
+		{"every-type", all, allDesc, "shop.public.everything", row},
+		{"every-type-as-text", all, allDesc, "shop.public.everything", iso},
+		{"odd-names", named, nil, "9-shop.Odd Schema.t-1", excluding},
+		{"keyless", keyless, nil, "shop.public.log", row},
+		{"full-primary-key", full, &decode.Descriptor{PrimaryKey: []string{"b"}}, "shop.public.pairs", row},
+		{"full-chosen-key", full, &decode.Descriptor{Columns: []decode.ColumnFacts{{Name: "b", NotNull: true}}}, "shop.public.pairs", chosen},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			table, err := Derive(c.rel, c.desc, c.topic, c.opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got bytes.Buffer
+			schemas := []string{table.Value}
+			if table.Key != "" {
+				schemas = []string{table.Key, table.Value}
+			}
+			for _, s := range schemas {
+				if err := json.Indent(&got, []byte(s), "", "  "); err != nil {
+					t.Fatal(err)
+				}
+				got.WriteByte('\n')
+			}
+			file := filepath.Join("..", "testdata", "schema", c.name+".avsc")
+			if *update {
+				if err := os.WriteFile(file, got.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got.Bytes(), want) {
+				t.Errorf("%s differs; go test ./schema -run Golden -update, and read the difference", file)
+			}
+			again, err := Derive(c.rel, c.desc, c.topic, c.opt)
+			if err != nil || again.Value != table.Value || again.Key != table.Key {
+				t.Errorf("derived again it differs: %v", err)
+			}
+		})
+	}
+}
+
+func TestDeriveKey(t *testing.T) {
+	two := []decode.Column{{Name: "a", Type: 23, Mod: -1, Key: true}, {Name: "b", Type: 23, Mod: -1}}
+	all := []decode.Column{{Name: "a", Type: 23, Mod: -1, Key: true}, {Name: "b", Type: 23, Mod: -1, Key: true}}
+	for _, c := range []struct {
+		name     string
+		identity decode.Identity
+		columns  []decode.Column
+		primary  []string
+		opt      Options
+		want     []string
+		err      string
+	}{
+		{"default", 'd', two, nil, Options{}, []string{"a"}, ""},
+		{"default ignores the catalog", 'd', two, []string{"b"}, Options{}, []string{"a"}, ""},
+		{"index", 'i', all, nil, Options{}, []string{"a", "b"}, ""},
+		{"nothing", 'n', two[1:], nil, Options{}, nil, ""},
+		{"full without a primary key", 'f', all, nil, Options{}, nil, ""},
+		{"full", 'f', all, []string{"b"}, Options{}, []string{"b"}, ""},
+		{"full, key not sent", 'f', all, []string{"x"}, Options{}, nil, "not among the columns"},
+		{"chosen of the identity", 'i', all, nil, Options{Key: []string{"b"}}, []string{"b"}, ""},
+		{"chosen under full", 'f', all, []string{"a"}, Options{Key: []string{"b"}}, []string{"b"}, ""},
+		{"chosen outside of the identity", 'd', two, nil, Options{Key: []string{"b"}}, nil, "REPLICA IDENTITY FULL"},
+		{"chosen, not there", 'd', two, nil, Options{Key: []string{"x"}}, nil, "not among the columns"},
+		{"excluded", 'd', two, nil, Options{ExcludeColumns: []string{"a"}}, nil, "cannot be excluded"},
+		{"bad pattern", 'd', two, nil, Options{ExcludeColumns: []string{"["}}, nil, "pattern"},
+		{"unknown identity", 'x', two, nil, Options{}, nil, "identity"},
+		{"envelope", 'd', two, nil, Options{Envelope: "x"}, nil, "envelope"},
+		{"policy", 'd', two, nil, Options{ColumnOptions: ColumnOptions{Time: "x"}}, nil, "time"},
+		{"policy of a column", 'd', two, nil, Options{Columns: map[string]ColumnOptions{"a": {Array: "x"}}}, nil, "column a: array"},
+	} {
+		rel := &decode.Relation{Schema: "public", Name: "t", Identity: c.identity, Columns: c.columns}
+		table, err := Derive(rel, &decode.Descriptor{PrimaryKey: c.primary}, "t", c.opt)
+		if c.err != "" {
+			if err == nil || !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%s: error %v", c.name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		if !reflect.DeepEqual(table.KeyColumns, c.want) {
+			t.Errorf("%s: key %v, want %v", c.name, table.KeyColumns, c.want)
+		}
+		if (table.Key == "") != (len(c.want) == 0) || (table.KeySubject == "") != (len(c.want) == 0) || table.ValueSubject != "t-value" {
+			t.Errorf("%s: key schema %q, subjects %q and %q", c.name, table.Key, table.KeySubject, table.ValueSubject)
+		}
+		if len(c.want) == 0 {
+			e, err := table.Encoder(0, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if out, err := e.AppendKey([]byte("x"), &decode.Change{}, false); string(out) != "x" || err != nil {
+				t.Errorf("%s: key %q, %v", c.name, out, err)
+			}
+		}
+	}
+}
+
+func TestCollision(t *testing.T) {
+	rel := &decode.Relation{Schema: "public", Name: "t", Identity: decode.IdentityNothing, Columns: []decode.Column{
+		{Name: "a-b", Type: 23, Mod: -1}, {Name: "a b", Type: 23, Mod: -1}}}
+	var c *CollisionError
+	if _, err := Derive(rel, nil, "t", Options{}); !errors.As(err, &c) || c.First != "a-b" || c.Second != "a b" || c.Name != "a_b" {
+		t.Errorf("%v", err)
+	}
+	if _, err := Derive(rel, nil, "t", Options{ExcludeColumns: []string{"a b"}}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNeedsText(t *testing.T) {
+	rel := &decode.Relation{Schema: "public", Name: "t", Identity: decode.IdentityNothing, Columns: []decode.Column{
+		{Name: "a", Type: 23, Mod: -1}, {Name: "r", Type: 3904, Mod: -1}, {Name: "x", Type: 1007, Mod: -1}}}
+	table, err := Derive(rel, nil, "t", Options{Columns: map[string]ColumnOptions{"x": {Array: ArrayText}}})
+	if err != nil || !table.NeedsText || !reflect.DeepEqual(table.TextColumns, []string{"r", "x"}) {
+		t.Errorf("%v %v %v", table.NeedsText, table.TextColumns, err)
+	}
+	table, err = Derive(rel, nil, "t", Options{ExcludeColumns: []string{"r"}})
+	if err != nil || table.NeedsText || table.TextColumns != nil {
+		t.Errorf("%v %v %v", table.NeedsText, table.TextColumns, err)
+	}
+}
+
+// A descriptor is data from outside: a domain that is its own base ends as text.
+func TestDomainCycle(t *testing.T) {
+	types := map[uint32]*decode.Type{
+		1: {OID: 1, Schema: "public", Name: "a", Kind: 'd', Base: 2, BaseMod: -1},
+		2: {OID: 2, Schema: "public", Name: "b", Kind: 'b', Category: 'A', Elem: 1},
+	}
+	r := resolver{types: types}
+	if got := r.resolve(1, -1, 0); got.bin != nil {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestSanitize(t *testing.T) {
+	for name, want := range map[string]string{
+		"a": "a", "": "_", "1": "_1", "a.b": "a_b", "größe": "gr__e", "🐘": "_", "A_9": "A_9", "-": "_", "a\xffb": "a_b",
+	} {
+		if got := SanitizeName(name); got != want {
+			t.Errorf("%q becomes %q, want %q", name, got, want)
+		}
+	}
+	if got := SanitizeNamespace("1.a-b..c"); got != "_1.a_b._.c" {
+		t.Error(got)
+	}
+}
+
+// The fingerprint tells apart what Avro's canonical form does not.
+func TestFingerprint(t *testing.T) {
+	a, b := avroDecimal(12, 2), avroDecimal(12, 4)
+	x, err := Compile(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	y, err := Compile(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x.CanonicalSchema() != y.CanonicalSchema() {
+		t.Error("the canonical forms differ: the reason for Fingerprint is gone")
+	}
+	if Fingerprint(a) == Fingerprint(b) || Fingerprint(a) != Fingerprint(a) {
+		t.Error("fingerprints")
+	}
+	if _, err := Compile(`{"type":"record","name":"a b","fields":[]}`); err == nil {
+		t.Error("a bad name compiles")
+	}
+}
+
+// 1,600 columns is what Postgres allows.
+func TestManyColumns(t *testing.T) {
+	rel := &decode.Relation{Schema: "public", Name: "wide", Identity: decode.IdentityNothing}
+	var row decode.Tuple
+	for i := range 1600 {
+		rel.Columns = append(rel.Columns, decode.Column{Name: "c" + strings.Repeat("x", i%50) + string(rune('a'+i/50%26)) +
+			string(rune('a'+i/1300)), Type: 23, Mod: -1})
+		row = append(row, text("1"))
+	}
+	e := mustEncoder(t, rel, nil, testOptions())
+	value, err := e.AppendValue(nil, &decode.Change{New: row}, 'c', meta())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := decodeEvent(t, e.table.Value, 258, value); len(inner(v["after"]).(map[string]any)) != 1600 {
+		t.Error("columns are missing")
+	}
+}
