@@ -57,7 +57,7 @@ func Postgres(t testing.TB, version string, settings ...string) *PG {
 			t.Error(err)
 		}
 	})
-	c := p.connect(t, server.DSN("postgres", Superuser))
+	c := connect(t, server.DSN("postgres", Superuser))
 	for _, sql := range []string{
 		fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", Owner, server.Password()),
 		fmt.Sprintf("CREATE ROLE %s LOGIN REPLICATION PASSWORD '%s'", Reader, server.Password()),
@@ -83,10 +83,10 @@ func (p *PG) SocketDSN(role string) string { return p.Server.SocketDSN(Shop, rol
 // Connect connects to Shop as a role until the test ends.
 func (p *PG) Connect(role string) *pgx.Conn {
 	p.t.Helper()
-	return p.connect(p.t, p.DSN(role))
+	return connect(p.t, p.DSN(role))
 }
 
-func (p *PG) connect(t testing.TB, dsn string) *pgx.Conn {
+func connect(t testing.TB, dsn string) *pgx.Conn {
 	t.Helper()
 	c, err := pgx.Connect(t.Context(), dsn)
 	if err != nil {
