@@ -97,6 +97,18 @@ func (c *Config) TopicSpec(schemaName, table string) sink.TopicSpec {
 	}
 }
 
+// CheckpointSpec is the checkpoint topic as it is to be created or checked.
+func (c *Config) CheckpointSpec() sink.TopicSpec {
+	return sink.TopicSpec{
+		Name:              c.Checkpoint.Topic,
+		Partitions:        1,
+		ReplicationFactor: c.Checkpoint.ReplicationFactor,
+		CleanupPolicy:     "compact",
+		// Small segments, because only closed ones are compacted and every batch writes a record.
+		Configs: map[string]string{"segment.bytes": "16777216", "min.cleanable.dirty.ratio": "0.1"},
+	}
+}
+
 // TopicName applies the template. What Kafka does not allow in a topic's name
 // (anything but ASCII letters, digits, . _ and -) becomes _, as Debezium does.
 func (c *Config) TopicName(schemaName, table string) string {
