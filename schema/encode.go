@@ -91,7 +91,7 @@ func (e *Encoder) AppendValue(dst []byte, c *decode.Change, op byte, m *Meta) ([
 		}
 		return out, nil
 	}
-	if c.Old != nil && (op == 'u' || op == 'd') {
+	if op == 'd' || op == 'u' && c.Old != nil {
 		if out, err = e.appendRow(append(out, branchSecond), c.Old, nil, decode.OldNone); err != nil {
 			return dst, err
 		}

@@ -315,6 +315,9 @@ func TestMisfits(t *testing.T) {
 			t.Errorf("%v: %q, %v", c, out, err)
 		}
 	}
+	if _, err := e.AppendValue(nil, &decode.Change{New: orderBinary()}, 'd', meta()); err == nil {
+		t.Error("a delete without an old tuple")
+	}
 	if _, err := e.AppendKey(nil, &decode.Change{}, true); err == nil {
 		t.Error("a key out of no tuple")
 	}
