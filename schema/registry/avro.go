@@ -131,6 +131,7 @@ func parseAvro(text string, strict bool, references []*Schema) (*Schema, error) 
 			}
 		})
 	}
+	p.references = s.known
 	if s.root, err = p.parse(n, ""); err != nil {
 		return nil, err
 	}
@@ -199,6 +200,8 @@ type avroParser struct {
 	defaults []pendingDefault
 	strict   bool
 	open     bool // a name was used before its definition
+	// references are the types that were there before.
+	references []*avroType
 }
 
 type pendingDefault struct {
@@ -249,6 +252,9 @@ func (p *avroParser) resolve(root *avroType) (*avroType, error) {
 		return root, nil
 	}
 	seen := map[*avroType]bool{}
+	for _, t := range p.references {
+		seen[t] = true // complete, and perhaps in use elsewhere
+	}
 	var walk func(*avroType) (*avroType, error)
 	walk = func(t *avroType) (_ *avroType, err error) {
 		if t.kind == unresolvedKind {
