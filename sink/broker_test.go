@@ -124,15 +124,18 @@ func initialise(t testing.TB, p *sink.Producer) {
 	}
 }
 
-// committed reads what a read_committed consumer sees of a partition, once it has seen want records or more, and then
-// looks once more for any that should not be there.
+// committed reads what a read_committed consumer sees of a partition: want records or more, and on to the last stable
+// offset, for any that should not be there.
 func committed(t testing.TB, c *kafka.Client, topic string, partition int32, want int) []string {
 	t.Helper()
 	ctx := within(t, 30*time.Second)
 	tp := kafka.TopicPartition{Topic: topic, Partition: partition}
 	r := c.NewReader(map[kafka.TopicPartition]int64{tp: kafka.Earliest})
 	var got []string
-	poll := func() int {
+	for {
+		if next, stable := r.Position(tp); len(got) >= want && next == stable {
+			return got
+		}
 		recs, err := r.Poll(ctx)
 		if err != nil {
 			t.Fatalf("after %d records of %d: %v", len(got), want, err)
@@ -140,14 +143,7 @@ func committed(t testing.TB, c *kafka.Client, topic string, partition int32, wan
 		for _, r := range recs {
 			got = append(got, string(r.Value))
 		}
-		return len(recs)
 	}
-	for len(got) < want {
-		poll()
-	}
-	for poll() > 0 {
-	}
-	return got
 }
 
 // expect compares what is visible with what was published.
