@@ -83,7 +83,7 @@ func (c *Client) Replay(ctx context.Context, topic string, partition int32, unti
 			return c.replayStopped(ctx, tp, pos, until, last)
 		}
 	}
-	return nil
+	return held.finish(fn)
 }
 
 func (c *Client) replayStopped(ctx context.Context, tp TopicPartition, pos, until int64, last error) error {
@@ -196,6 +196,17 @@ func (l *ledger) add(b *recordBatch, tp TopicPartition, from, until int64, fn fu
 		l.open[b.producerID] = append(l.open[b.producerID], h)
 	}
 	l.queue = append(l.queue, h)
+	return l.flush(fn)
+}
+
+// finish drops what is still undecided and lets out the rest.
+func (l *ledger) finish(fn func(Record) error) error {
+	for _, held := range l.open {
+		for _, h := range held {
+			h.state = dropped
+		}
+	}
+	l.open = nil
 	return l.flush(fn)
 }
 
