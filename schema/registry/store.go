@@ -273,6 +273,10 @@ func (g *ghosts) records(s *state) []Record {
 		}
 		list = append(list, Record{e.Key, e.Value})
 	}
+	if len(list) > 0 {
+		// A deletion must not come true without the record of the highest id that was aborted beside it.
+		list = append([]Record{s.highID()}, list...)
+	}
 	return list
 }
 
@@ -859,11 +863,7 @@ func referenced(name string, version int) *Error {
 
 // bury plans to delete versions for good, newest first. The highest id goes on record with them.
 func (s *state) bury(name string, versions []*schemaRecord) []Record {
-	ids := map[string]int32{}
-	for c, state := range s.contexts {
-		ids[c] = state.lastID
-	}
-	records := []Record{{highIDKey, highIDs(ids)}}
+	records := []Record{s.highID()}
 	for _, v := range slices.Backward(versions) {
 		records = append(records, Record{recordKey{keytype: keySchema, subject: name, version: v.version}.bytes(), nil})
 	}
@@ -876,6 +876,15 @@ func (s *state) bury(name string, versions []*schemaRecord) []Record {
 		}
 	}
 	return records
+}
+
+// highID is the record that keeps the ids given so far from being forgotten.
+func (s *state) highID() Record {
+	ids := map[string]int32{}
+	for c, state := range s.contexts {
+		ids[c] = state.lastID
+	}
+	return Record{highIDKey, highIDs(ids)}
 }
 
 // DeleteSubject deletes all versions of a subject, softly or, after that, for good, and returns their numbers.

@@ -256,22 +256,25 @@ var crashed = errors.New("crashed")
 // process dead, which a new one follows; once with the answer lost and the process alive.
 func TestCrashPoints(t *testing.T) {
 	for _, dies := range []bool{true, false} {
-		steps := story(t, -1, dies)
+		steps := story(t, dies)
 		if steps < 45 {
 			t.Fatalf("the story has only %d steps", steps)
 		}
 		for at := range steps {
-			story(t, at, dies)
-			if t.Failed() {
-				t.Fatalf("stopped at step %d of %d, process dead: %v", at, steps, dies)
+			// Once alone, and once with a second stop in what follows: the recovery is stopped, too.
+			for _, second := range []int{-1, at + 1, at + 2, at + 4, at + 7} {
+				story(t, dies, at, second)
+				if t.Failed() {
+					t.Fatalf("stopped at steps %d and %d of %d, process dead: %v", at, second, steps, dies)
+				}
 			}
 		}
 		t.Logf("%d steps, process dead: %v", steps, dies)
 	}
 }
 
-// story returns how many steps it took. With stop ≥ 0 that step fails.
-func story(t *testing.T, stop int, dies bool) (steps int) {
+// story returns how many steps it took. Those listed in stops fail.
+func story(t *testing.T, dies bool, stops ...int) (steps int) {
 	topic := registrytest.NewTopic()
 	dead := false
 	var store *registry.Store
@@ -283,7 +286,7 @@ func story(t *testing.T, stop int, dies bool) (steps int) {
 				return crashed
 			}
 			steps++
-			if steps-1 == stop {
+			if slices.Contains(stops, steps-1) {
 				dead = dies
 				return crashed
 			}
