@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -88,5 +89,14 @@ func (h *health) ended(err error) {
 	h.lastErr = err
 }
 
-// hit is a place between two durable steps, where the tests' builds can end the process.
-func hit(name string) { failpoint.Hit("pipeline/" + name) }
+// hit is a place between two durable steps, where the tests' builds can end the process, and tests of this package a
+// pipeline.
+func hit(name string) {
+	failpoint.Hit("pipeline/" + name)
+	if f := testHook.Load(); f != nil {
+		(*f)(name)
+	}
+}
+
+// testHook is called at every place by tests of this package; nil otherwise.
+var testHook atomic.Pointer[func(place string)]
