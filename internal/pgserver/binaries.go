@@ -197,6 +197,16 @@ func cacheDir(asOther bool) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("cache: %w", err)
 	}
+	// Programs are run out of it: a folder that someone else made first, under /tmp say, is not ours to trust.
+	for _, d := range []string{base, dir} {
+		info, err := os.Lstat(d)
+		if err != nil {
+			return "", fmt.Errorf("cache: %w", err)
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); !info.IsDir() || ok && int(st.Uid) != os.Geteuid() {
+			return "", fmt.Errorf("cache: %s is not a folder of this user", d)
+		}
+	}
 	return dir, nil
 }
 

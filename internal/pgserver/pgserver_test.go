@@ -192,6 +192,32 @@ func TestRepository(t *testing.T) {
 	}
 }
 
+func TestCacheDir(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	t.Setenv("XDG_CACHE_HOME", "")
+	dir, err := cacheDir(false)
+	if err != nil || !strings.HasPrefix(dir, home) {
+		t.Fatalf("%s, %v: want it in %s", dir, err, home)
+	}
+	if err := os.Chmod(home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if reachable(filepath.Join(home, "not", "made")) {
+		t.Error("a folder in a closed home is reachable")
+	}
+	// A link in place of the folder may lead to anyone's.
+	if err := os.RemoveAll(filepath.Dir(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(t.TempDir(), filepath.Dir(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cacheDir(false); err == nil {
+		t.Error("a link was taken for the cache")
+	}
+}
+
 func TestPlaceStaysInside(t *testing.T) {
 	dir := t.TempDir()
 	root, err := os.OpenRoot(filepath.Join(dir))
