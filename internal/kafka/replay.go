@@ -22,13 +22,23 @@ import (
 // Offsets that compaction removed, batches that it emptied and control batches are stepped over; until may be one of these.
 // The record's slices are the callee's to keep. An error of fn ends the replay and is returned as it is.
 func (c *Client) Replay(ctx context.Context, topic string, partition int32, until int64, fn func(Record) error) error {
+	return c.replay(ctx, topic, partition, until, ledger{}, fn)
+}
+
+// ReplayAll is Replay, but hands out the records that Replay drops as well, with committed false, in their places. The
+// registry needs them: readers of its topic that read uncommitted have seen them.
+func (c *Client) ReplayAll(ctx context.Context, topic string, partition int32, until int64, fn func(r Record, committed bool) error) error {
+	held := ledger{lost: func(r Record) error { return fn(r, false) }}
+	return c.replay(ctx, topic, partition, until, held, func(r Record) error { return fn(r, true) })
+}
+
+func (c *Client) replay(ctx context.Context, topic string, partition int32, until int64, held ledger, fn func(Record) error) error {
 	tp := TopicPartition{topic, partition}
 	pos, err := c.ListOffset(ctx, topic, partition, Earliest)
 	if err != nil {
 		return fmt.Errorf("replay: %w", err)
 	}
 	var (
-		held     ledger
 		failures int
 		idle     int
 		last     error
@@ -121,6 +131,7 @@ func (c *Client) fetchOne(ctx context.Context, tp TopicPartition, offset int64, 
 type ledger struct {
 	queue []*heldBatch           // in order of offsets; its head is undecided, or the queue is empty
 	open  map[int64][]*heldBatch // undecided ones by producer id
+	lost  func(Record) error     // gets the records that are dropped; may be nil
 }
 
 type heldBatch struct {
@@ -216,11 +227,15 @@ func (l *ledger) flush(fn func(Record) error) error {
 		h := l.queue[0]
 		l.queue[0] = nil
 		l.queue = l.queue[1:]
+		out := fn
 		if h.state == dropped {
+			out = l.lost
+		}
+		if out == nil {
 			continue
 		}
 		for _, r := range h.records {
-			if err := fn(r); err != nil {
+			if err := out(r); err != nil {
 				return err
 			}
 		}
