@@ -148,14 +148,19 @@ func parseAvro(text string, strict bool, references []*Schema) (*Schema, error) 
 			}
 		}
 	}
+	s.text = s.render()
+	return s, nil
+}
+
+// render writes the canonical text.
+func (s *Schema) render() string {
 	var b bytes.Buffer
 	w := canonicalWriter{b: &b, names: map[string]*avroType{}}
 	for _, t := range s.known {
 		w.names[t.name.String()] = t
 	}
 	w.write(s.root, "")
-	s.text = b.String()
-	return s, nil
+	return b.String()
 }
 
 // String is the text that is stored and served: the schema without insignificant space and with its attributes in
@@ -811,13 +816,10 @@ func writeStrings(b *bytes.Buffer, list []string) {
 // be refused by a registry that is to be Confluent's equal, so it is compiled a second time reduced to what decides
 // over the bytes: types, names and order of fields. A schema that goavro cannot even compile so is refused.
 func (s *Schema) compile() error {
-	var b bytes.Buffer
-	w := canonicalWriter{b: &b, names: map[string]*avroType{}}
-	w.write(s.root, "")
-	if _, err := goavroCodec(b.String()); err == nil {
+	if _, err := goavroCodec(s.written().render()); err == nil {
 		return nil
 	}
-	b.Reset()
+	var b bytes.Buffer
 	writeReduced(&b, s.root, map[*avroType]string{})
 	if _, err := goavroCodec(b.String()); err != nil {
 		return fmt.Errorf("goavro does not compile it: %w", err)

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"bytes"
 	"cmp"
 	"slices"
 	"strconv"
@@ -16,13 +15,7 @@ func (s *Schema) Normalize() *Schema {
 		n.types[t] = t // stays what it is: it is written by name
 	}
 	out := &Schema{root: n.typ(s.root), known: s.known}
-	var b bytes.Buffer
-	w := canonicalWriter{b: &b, names: map[string]*avroType{}}
-	for _, t := range s.known {
-		w.names[t.name.String()] = t
-	}
-	w.write(out.root, "")
-	out.text = b.String()
+	out.text = out.render()
 	return out
 }
 
