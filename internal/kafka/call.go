@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -142,7 +143,11 @@ func (x *exchange) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
 	}
 	x.res, x.err = x.run(rw)
 	if x.err != nil {
-		if cause := context.Cause(x.ctx); cause != nil {
+		cause := context.Cause(x.ctx)
+		if cause == nil && errors.Is(x.err, os.ErrDeadlineExceeded) {
+			cause = context.DeadlineExceeded // the connection's clock was a little quicker
+		}
+		if cause != nil {
 			x.err = fmt.Errorf("%w (%v)", cause, x.err)
 		}
 		return nil, x.err

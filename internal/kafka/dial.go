@@ -7,11 +7,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
 	"time"
 
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/sasl"
 	"github.com/segmentio/kafka-go/sasl/plain"
 	"github.com/segmentio/kafka-go/sasl/scram"
@@ -151,7 +154,9 @@ const maxFrame = 256 << 20
 type guard struct {
 	net.Conn
 	out, in  frames
-	expected [4]byte // correlation id of the newest request
+	api      protocol.ApiKey // of the newest request
+	expected [4]byte         // its correlation id
+	broken   error           // kept: kafka-go reads on after an error, to discard what it takes for the rest of the answer
 }
 
 // frames walks a byte stream of length-prefixed frames. head collects the first bytes of a frame.
@@ -165,6 +170,7 @@ func (g *guard) Write(p []byte) (int, error) {
 	n, err := g.Conn.Write(p)
 	// length, api key and version, correlation id
 	g.out.walk(p[:n], 12, func(head []byte) error {
+		g.api = protocol.ApiKey(binary.BigEndian.Uint16(head[4:]))
 		copy(g.expected[:], head[8:12])
 		return nil
 	})
@@ -172,7 +178,15 @@ func (g *guard) Write(p []byte) (int, error) {
 }
 
 func (g *guard) Read(p []byte) (int, error) {
+	if g.broken != nil {
+		return 0, g.broken
+	}
 	n, err := g.Conn.Read(p)
+	if errors.Is(err, io.EOF) && (g.api == protocol.SaslAuthenticate || g.api == protocol.SaslHandshake) {
+		// Some servers say no like this.
+		g.broken = fmt.Errorf("broker %s ended the connection in the middle of the authentication: %w", g.RemoteAddr(), kafkago.SASLAuthenticationFailed)
+		return n, g.broken
+	}
 	if bad := g.in.walk(p[:n], 8, func(head []byte) error {
 		if size := int32(binary.BigEndian.Uint32(head)); size < 4 || size > maxFrame || [4]byte(head[4:8]) != g.expected {
 			return fmt.Errorf("%w: %s answered with bytes that are not Kafka's protocol (%q); is this a broker's plain or TLS port?",
@@ -180,6 +194,7 @@ func (g *guard) Read(p []byte) (int, error) {
 		}
 		return nil
 	}); bad != nil {
+		g.broken = bad
 		return 0, bad
 	}
 	return n, err

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 
 	kafkago "github.com/segmentio/kafka-go"
 )
@@ -63,11 +64,14 @@ func Classify(err error) Class {
 		hostname  x509.HostnameError
 		invalid   x509.CertificateInvalidError
 		verify    *tls.CertificateVerificationError
-		alert     tls.AlertError
+		op        *net.OpError
 	)
 	switch {
-	case errors.As(err, &authority), errors.As(err, &hostname), errors.As(err, &invalid), errors.As(err, &verify), errors.As(err, &alert):
+	case errors.As(err, &authority), errors.As(err, &hostname), errors.As(err, &invalid), errors.As(err, &verify):
 		// Certificates do not mend themselves.
+		return Fatal
+	case errors.As(err, &op) && op.Op == "remote error":
+		// The peer's TLS alert, of a type that crypto/tls keeps to itself: it wants a certificate, or another one.
 		return Fatal
 	case errors.Is(err, context.DeadlineExceeded):
 		return Retry

@@ -293,14 +293,24 @@ func (c *Client) listOffset(ctx context.Context, tp TopicPartition, at int64, is
 // retry runs fn until it succeeds, its error is not worth another try, or ctx ends, with a Refresh and a pause between. For
 // requests that change nothing.
 func (c *Client) retry(ctx context.Context, fn func(context.Context) error) error {
+	var last error
 	for n := 0; ; n++ {
 		err := fn(ctx)
-		if err == nil || Classify(err) != Retry {
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			if last != nil {
+				return fmt.Errorf("%w (last: %w)", context.Cause(ctx), last)
+			}
+			return err
+		case Classify(err) != Retry:
 			return err
 		}
+		last = err
 		c.Refresh()
-		if Pause(ctx, n) != nil {
-			return err
+		if cause := Pause(ctx, n); cause != nil {
+			return fmt.Errorf("%w (last: %w)", cause, last)
 		}
 	}
 }
