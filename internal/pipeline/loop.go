@@ -70,7 +70,7 @@ func (l *loop) run(ctx context.Context) error {
 		select {
 		case b, ok := <-blocks:
 			if !ok {
-				return fmt.Errorf("replication stream: %w", l.stream.Err())
+				return fmt.Errorf("replication stream: %w", l.cat.Explain(ctx, l.stream.Err()))
 			}
 			err := l.consume(ctx, b)
 			b.Release()
@@ -81,8 +81,6 @@ func (l *loop) run(ctx context.Context) error {
 			if err := l.settled(o); err != nil {
 				return err
 			}
-		case err := <-l.side:
-			return fmt.Errorf("side connection: %w", err)
 		case err := <-l.heartbeat.done:
 			if err := l.heartbeat.finished(err); err != nil {
 				return err
@@ -215,6 +213,10 @@ func (l *loop) change(ctx context.Context, c *decode.Change) error {
 	if err != nil {
 		return err
 	}
+	if t == nil {
+		l.builder.skipped++
+		return nil
+	}
 	drop := l.covered(c.Position)
 	if !drop && l.full() {
 		if err := l.room(ctx); err != nil {
@@ -246,6 +248,10 @@ func (l *loop) truncate(ctx context.Context, c *decode.Truncate) error {
 		t, err := l.table(ctx, rel, c.Position)
 		if err != nil {
 			return err
+		}
+		if t == nil {
+			l.builder.skipped++
+			continue
 		}
 		if part, err = l.builder.truncated(t, c, part, drop); err != nil {
 			return fmt.Errorf("truncate of %s at %s: %w", rel, c.Position, err)
@@ -306,7 +312,7 @@ func (l *loop) room(ctx context.Context) error {
 	return l.start(ctx)
 }
 
-// idle waits until no transaction is in flight, with the same eye on the clock and the side connection as run.
+// idle waits until no transaction is in flight, with the same eye on the clock as run.
 func (l *loop) idle(ctx context.Context) error {
 	tick := time.NewTicker(tickInterval)
 	defer tick.Stop()
@@ -317,8 +323,6 @@ func (l *loop) idle(ctx context.Context) error {
 			if err := l.settled(o); err != nil {
 				return err
 			}
-		case err := <-l.side:
-			return fmt.Errorf("side connection: %w", err)
 		case err := <-l.heartbeat.done:
 			if err := l.heartbeat.finished(err); err != nil {
 				return err

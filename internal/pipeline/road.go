@@ -31,7 +31,6 @@ type session struct {
 	store     *store
 	saved     *checkpoint.State
 	publisher *publisher
-	side      chan error // the side connection's end
 	tables    map[*decode.Relation]*table
 	stopBy    time.Time
 }
@@ -46,11 +45,16 @@ type session struct {
 func (s *session) run(parent context.Context) (err error) {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(errSessionOver)
+	defer func() {
+		// What was waited for when the session's context ended says less than why it ended.
+		if cause := context.Cause(ctx); err != nil && cause != nil && cause != errSessionOver && !errors.Is(err, cause) {
+			err = fmt.Errorf("%w (%w)", cause, err)
+		}
+	}()
 	s.cancel = cancel
 	s.source = s.cfg.Source
 	s.source.TextMode = s.textMode
 	s.tables = map[*decode.Relation]*table{}
-	s.side = make(chan error, 1)
 
 	s.health.step(stepSource)
 	if s.cat, err = source.OpenCatalog(ctx, s.source); err != nil {
@@ -101,8 +105,18 @@ func (s *session) run(parent context.Context) (err error) {
 	}
 	s.system = conn.System()
 
+	// A server that goes down waits for its walsenders: from here on the slot is given back when it says so, whatever we
+	// wait for then.
+	go func() {
+		err := s.cat.WaitShutdown(ctx)
+		cancel(fmt.Errorf("side connection: %w", err))
+	}()
+
 	s.health.step(stepKafka)
-	if s.saved, err = s.store.take(ctx); err != nil {
+	if err := s.bounded(ctx, func(ctx context.Context) (err error) {
+		s.saved, err = s.store.take(ctx)
+		return err
+	}); err != nil {
 		return fmt.Errorf("take the checkpoint topic: %w", err)
 	}
 	first, gate, err := s.compare(ctx, conn)
@@ -110,6 +124,17 @@ func (s *session) run(parent context.Context) (err error) {
 		return err
 	}
 	return s.steady(ctx, stream, first, gate)
+}
+
+// bounded waits for Kafka while the slot is held: for stall_limit, then errStalled gives the slot back.
+func (s *session) bounded(ctx context.Context, f func(context.Context) error) error {
+	c, done := context.WithTimeoutCause(ctx, s.cfg.StallLimit, errStalled)
+	defer done()
+	err := f(c)
+	if err != nil && context.Cause(c) == errStalled && !errors.Is(err, errStalled) {
+		return fmt.Errorf("%w: %w", errStalled, err)
+	}
+	return err
 }
 
 func (s *session) consent() checkpoint.Consent {
@@ -134,6 +159,9 @@ func (s *session) takeSlot(ctx context.Context) (*source.Conn, *source.Stream, e
 				return nil, nil, err
 			}
 			return s.firstStart(ctx)
+		}
+		if err != nil {
+			err = s.cat.Explain(ctx, err)
 		}
 		return conn, stream, err
 	}
@@ -293,11 +321,12 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 		return err
 	}
 	if s.textMode && !s.saved.TextMode() {
-		if err := s.store.saveTextMode(ctx, "a captured column has no binary form that is known"); err != nil {
+		if err := s.bounded(ctx, func(ctx context.Context) error {
+			return s.store.saveTextMode(ctx, "a captured column has no binary form that is known")
+		}); err != nil {
 			return fmt.Errorf("save text mode: %w", err)
 		}
 	}
-	go func() { s.side <- s.cat.WaitShutdown(ctx) }()
 	l := &loop{
 		session: s, stream: stream, decoder: decode.NewDecoder(), gate: gate,
 		building: &sealed{batch: s.producer.NewBatch()}, spare: &sealed{batch: s.producer.NewBatch()},

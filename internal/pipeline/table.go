@@ -74,11 +74,20 @@ func (e *PartitionsChangedError) Hint() string {
 		"the order of a key's events before and after is then by commit_lsn, not by offset", e.Topic)
 }
 
-// table finds or makes the table of a relation version. at is the place of its first row. What is captured the
-// publication decides, so every relation that comes has a table.
+// table finds or makes the table of a relation version; nil when the configuration does not capture it, since a publication
+// can hold more. at is the place of its first row.
 func (l *loop) table(ctx context.Context, rel *decode.Relation, at decode.Position) (*table, error) {
-	if t := l.tables[rel]; t != nil {
+	if t, ok := l.tables[rel]; ok {
 		return t, nil
+	}
+	captured, err := l.source.Selects(rel.Schema, rel.Name)
+	if err != nil {
+		return nil, err
+	}
+	if !captured {
+		l.log.Info("relation not captured", "table", rel.String())
+		l.tables[rel] = nil
+		return nil, nil
 	}
 	t, err := l.newTable(ctx, rel, at)
 	if err != nil {
@@ -113,8 +122,11 @@ func (l *loop) newTable(ctx context.Context, rel *decode.Relation, at decode.Pos
 		rec.KeyHash = fingerprint(st.Key)
 	}
 	l.health.step(stepKafka)
-	info, err := l.producer.EnsureTopic(ctx, spec)
-	if err != nil {
+	var info sink.TopicInfo
+	if err := l.bounded(ctx, func(ctx context.Context) (err error) {
+		info, err = l.producer.EnsureTopic(ctx, spec)
+		return err
+	}); err != nil {
 		return nil, err
 	}
 	if st.Key == "" && strings.Contains(info.CleanupPolicy, "compact") {
