@@ -207,7 +207,7 @@ func (c *Checkpoint) check() error {
 		return fmt.Errorf("split transaction, but position %s is not within one after the witness at %s", c.Position, c.Witness.Commit)
 	case c.Split != nil && c.Split.Part < 1:
 		return fmt.Errorf("split transaction with part %d", c.Split.Part)
-	case c.Split == nil && c.Position.Commit > c.Witness.Commit && !(c.Position.first() && c.Witness.Commit == 0):
+	case c.Split == nil && c.Position.Commit > c.Witness.Commit && (!c.Position.first() || c.Witness.Commit != 0):
 		return fmt.Errorf("position %s lies after the witness at %s in no split transaction", c.Position, c.Witness.Commit)
 	case c.State == Drained && c.Split != nil:
 		return errors.New("drained within a split transaction")

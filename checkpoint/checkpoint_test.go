@@ -311,7 +311,7 @@ func FuzzApply(f *testing.F) {
 		if err := back.Apply(key, again); err != nil {
 			t.Fatalf("%s: %v", again, err)
 		}
-		twice := again
+		var twice []byte
 		if back.Checkpoint != nil {
 			if !back.Checkpoint.Equal(s.Checkpoint) {
 				t.Fatalf("%+v comes back as %+v", s.Checkpoint, back.Checkpoint)

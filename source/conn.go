@@ -91,6 +91,7 @@ func (c *Config) pin(p *pgconn.Config) error {
 		"TimeZone":             "UTC",
 		"extra_float_digits":   "3",
 		"bytea_output":         "hex",
+		"lc_monetary":          "C", // the text of money
 		"statement_timeout":    "0",
 		"lock_timeout":         "0",
 		"idle_session_timeout": "0", // since 14, the oldest that we support

@@ -136,6 +136,16 @@ func (c *Config) selection() (*selection, error) {
 	return s, nil
 }
 
+// Selects reports whether the configuration captures a table. A publication can hold more (one for all tables cannot be
+// narrowed), so whoever consumes the stream asks, once for each relation.
+func (c *Config) Selects(schema, table string) (bool, error) {
+	s, err := c.selection()
+	if err != nil {
+		return false, err
+	}
+	return s.selects(schema, table), nil
+}
+
 // selects reports whether a table is captured by the configuration.
 func (s *selection) selects(schema, table string) bool {
 	for _, p := range s.exclude {

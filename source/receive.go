@@ -449,10 +449,7 @@ func foreign(payload []byte) bool {
 	}
 	prefix := payload[10:]
 	n := min(len(prefix), len(MessagePrefix))
-	if string(prefix[:n]) != MessagePrefix[:n] {
-		return true
-	}
-	return false
+	return string(prefix[:n]) != MessagePrefix[:n]
 }
 
 // control handles a message that is not CopyData.

@@ -239,7 +239,7 @@ func TestCloseDoesNotHang(t *testing.T) {
 			t.Fatal(err)
 		}
 		ours, theirs := net.Pipe()
-		defer theirs.Close()
+		defer func() { _ = theirs.Close() }() // the other end may have closed it
 		s := newStream(ours, &cfg, "walferry")
 		start := time.Now()
 		if err := s.Close(t.Context()); err != nil {
@@ -259,7 +259,7 @@ func TestWriteBlocked(t *testing.T) {
 			t.Fatal(err)
 		}
 		ours, theirs := net.Pipe()
-		defer theirs.Close()
+		defer func() { _ = theirs.Close() }() // the other end may have closed it
 		s := newStream(ours, &cfg, "walferry")
 		start := time.Now()
 		collect(s)
@@ -597,13 +597,13 @@ func TestWireTCP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }() // the other end may have closed it
 	go func() {
 		c, err := l.Accept()
 		if err != nil {
 			return
 		}
-		defer c.Close()
+		defer func() { _ = c.Close() }() // the other end may have closed it
 		b := make([]byte, 1000)
 		for i := range 50_000 { // a backlog
 			binary.BigEndian.PutUint64(b, uint64(i))
@@ -626,7 +626,7 @@ func TestWireTCP(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := newWire(nc)
-	defer w.Close()
+	defer func() { _ = w.Close() }() // the other end may have closed it
 	w.readAhead()
 	buf := make([]byte, 0, 1<<20)
 	next := uint64(0)

@@ -137,7 +137,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		}
 		var inUse *source.SlotInUseError
 		switch {
-		case errors.Is(err, errTextMode):
+		case errors.Is(err, errTextMode), is[*source.NeedsTextError](err) && !textMode:
 			textMode = true
 			p.log.Warn("the stream starts again in text mode", "reason", err)
 			continue
