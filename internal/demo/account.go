@@ -46,7 +46,8 @@ func readTruth(ctx context.Context, dsn string) (*truth, error) {
 	t := &truth{rows: map[string]int64{}}
 	err = pgx.BeginTxFunc(ctx, c, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		var e event
-		rows, err := tx.Query(ctx, "SELECT CASE WHEN op = 'd' THEN 0 ELSE seq END, xid, tbl, op::text, key FROM journal.changes ORDER BY seq")
+		// A CASE is named after its ELSE, and a bare seq would sort by that.
+		rows, err := tx.Query(ctx, "SELECT CASE WHEN c.op = 'd' THEN 0 ELSE c.seq END AS change, xid, tbl, op::text, key FROM journal.changes c ORDER BY c.seq")
 		if err != nil {
 			return err
 		}
@@ -94,7 +95,6 @@ func compare(t *truth, seen []event) *Account {
 		}
 		had[id] = true
 		if at < last[key] {
-			println("DISORDER", e.table, e.key, e.op, e.change, e.xid, "after", t.changes[last[key]-1].change, t.changes[last[key]-1].op, t.changes[last[key]-1].xid)
 			a.Disordered++
 			continue // a reader who keeps the newest is not misled by it
 		}
