@@ -27,10 +27,8 @@ type Account struct {
 // OK says that nothing is wrong.
 func (a *Account) OK() bool { return a.Missing == 0 && a.Repeated == 0 && a.Disordered == 0 }
 
-func (a *Account) print(w io.Writer) error { return json.NewEncoder(w).Encode(a) }
-
 // Print writes the account as one line of JSON.
-func (a *Account) Print(w io.Writer) error { return a.print(w) }
+func (a *Account) Print(w io.Writer) error { return json.NewEncoder(w).Encode(a) }
 
 // truth is what the database says: journal and tables, out of one snapshot.
 type truth struct {

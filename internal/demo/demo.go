@@ -96,7 +96,7 @@ func Run(ctx context.Context, cfg Config) (_ *Account, err error) {
 		stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
 		defer stop()
 		late := time.AfterFunc(cfg.Limit-time.Since(begun), func() {
-			cancel(fmt.Errorf("the demo has not ended within %v; %s has walferry's log", cfg.Limit, filepath.Join(s.dir, "walferry.log")))
+			cancel(fmt.Errorf("the demo has not ended within %v; walferry said last:\n%s", cfg.Limit, tail(filepath.Join(s.dir, "walferry.log"))))
 		})
 		defer late.Stop()
 	}
@@ -192,7 +192,7 @@ func Run(ctx context.Context, cfg Config) (_ *Account, err error) {
 	s.screen.account(account)
 	if cfg.Keep {
 		s.screen.keep(s)
-		if err := account.print(cfg.Out); err != nil {
+		if err := account.Print(cfg.Out); err != nil {
 			return nil, err
 		}
 		select {

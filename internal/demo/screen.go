@@ -3,6 +3,7 @@ package demo
 import (
 	"fmt"
 	"io"
+	"math/big"
 	"sort"
 	"strings"
 	"sync"
@@ -79,14 +80,27 @@ func (s *screen) event(e event, row map[string]any) {
 	var fields []string
 	for _, name := range names {
 		if v := plain(row[name]); v != nil && name != "change" && name != "placed" && name != "since" {
-			if r, ok := v.(interface{ FloatString(int) string }); ok {
-				v = r.FloatString(2)
-			}
-			fields = append(fields, fmt.Sprintf("%s=%v", name, v))
+			fields = append(fields, name+"="+shown(v))
 		}
 	}
 	text := []rune(fmt.Sprintf("  %s %-11s %-8s %s", op, e.table, e.key, strings.Join(fields, " ")))
 	s.write(grey, string(text[:min(len(text), width)]))
+}
+
+// shown is a value as people write it.
+func shown(v any) string {
+	switch x := plain(v).(type) {
+	case []any:
+		parts := make([]string, len(x))
+		for i := range x {
+			parts[i] = shown(x[i])
+		}
+		return "[" + strings.Join(parts, " ") + "]"
+	case *big.Rat: // a decimal; all of the shop's have two digits
+		return x.FloatString(2)
+	default:
+		return fmt.Sprint(x)
+	}
 }
 
 // status shows where things stand: on a terminal at once, elsewhere every few seconds.
