@@ -260,6 +260,8 @@ func fatal(err error) error {
 			hint = "a record with a null key went to a compacted topic"
 		case kafkago.InvalidTimestamp:
 			hint = "raise message.timestamp.before.max.ms of the topic: the records' time is that of the commit in Postgres"
+		case kafkago.InvalidTopic:
+			hint = "a topic's name has letters, digits, '.', '_' and '-' only, 249 at most"
 		case kafkago.UnsupportedVersion:
 			hint = "brokers from 3.9 on are supported"
 		}
