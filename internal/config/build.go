@@ -8,6 +8,7 @@ import (
 
 	"walferry/internal/kafka"
 	"walferry/schema"
+	"walferry/schema/registry"
 	"walferry/sink"
 	"walferry/source"
 )
@@ -107,6 +108,59 @@ func (c *Config) CheckpointSpec() sink.TopicSpec {
 		// Small segments, because only closed ones are compacted and every batch writes a record.
 		Configs: map[string]string{"segment.bytes": "16777216", "min.cleanable.dirty.ratio": "0.1"},
 	}
+}
+
+// RegistrySpec is the built-in registry's topic as it is to be created or checked.
+func (c *Config) RegistrySpec() sink.TopicSpec {
+	return sink.TopicSpec{
+		Name:              c.Registry.Topic,
+		Partitions:        1,
+		ReplicationFactor: c.Checkpoint.ReplicationFactor,
+		CleanupPolicy:     "compact",
+	}
+}
+
+// RegistryTransactionalID is that of the built-in registry's one writer. It is the
+// same for all pipelines of a cluster that share the topic.
+func (c *Config) RegistryTransactionalID() string { return "walferry-registry-" + c.Registry.Topic }
+
+// ForRegistryClient is the configuration of a client of the registry: the external
+// one, or where a walferry of this configuration serves the built-in one.
+func (c *Config) ForRegistryClient() (registry.ClientConfig, error) {
+	r := &c.Registry
+	if _, err := r.Auth.ReadPassword(); err != nil {
+		return registry.ClientConfig{}, err // said now; the client reads it again at each request
+	}
+	out := registry.ClientConfig{
+		URL:          r.URL,
+		User:         r.Auth.User,
+		Password:     string(r.Auth.Password),
+		PasswordFile: r.Auth.PasswordFile,
+		Timeout:      r.Timeout.Std(),
+	}
+	if r.Mode == "built-in" {
+		out.URL = "http://" + Dialable(r.Listen)
+	}
+	if t := &r.TLS; t.Enabled {
+		out.CAFile, out.CertFile, out.KeyFile = t.CAFile, t.CertFile, t.KeyFile
+		out.ServerName, out.InsecureSkipVerify = t.ServerName, t.InsecureSkipVerify
+	}
+	return out, nil
+}
+
+// Dialable turns an address to listen on into one to connect to from this machine.
+func Dialable(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return listen // the configuration is validated; let the dial say it
+	}
+	switch ip, err := netip.ParseAddr(host); {
+	case host == "", err == nil && ip.IsUnspecified() && ip.Is4():
+		host = "127.0.0.1"
+	case err == nil && ip.IsUnspecified():
+		host = "::1"
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // TopicName applies the template. What Kafka does not allow in a topic's name

@@ -50,3 +50,23 @@ schema:
 		}
 	}
 }
+
+func TestRegistryClient(t *testing.T) {
+	c := mustLoad(t, minimal+"registry:\n  listen: 0.0.0.0:9\n")
+	r, err := c.ForRegistryClient()
+	if err != nil || r.URL != "http://127.0.0.1:9" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	c = mustLoad(t, minimal+"registry:\n  url: https://r.example.com\n  auth: {user: u, password: p}\n  tls: {enabled: true, ca_file: ca.pem}\n")
+	r, err = c.ForRegistryClient()
+	if err != nil || r.URL != "https://r.example.com" || r.User != "u" || r.Password != "p" || r.CAFile != "ca.pem" || c.Registry.Mode != "external" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	for in, want := range map[string]string{
+		"127.0.0.1:80": "127.0.0.1:80", ":80": "127.0.0.1:80", "0.0.0.0:80": "127.0.0.1:80", "[::]:80": "[::1]:80", "host:80": "host:80",
+	} {
+		if got := Dialable(in); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}

@@ -131,6 +131,7 @@ type Schema struct {
 	Columns        map[string]Column   `yaml:"columns" doc:"The same three choices for single columns, by schema.table.column." example:"{public.orders.amount: {numeric: string}}"`
 	Keys           map[string][]string `yaml:"keys" doc:"Columns of the record key by schema.table, instead of those of the replica identity. They must be part of it, unless it is full." example:"{public.orders: [customer_id, id]}"`
 	Truncate       string              `yaml:"truncate" enum:"emit,skip,stop" doc:"emit: a truncate event to every partition of the table's topic. skip: none, counted in the metrics. stop: the stream stops before it. A truncate event has no key, so a compacted topic cannot take it."`
+	Compatibility  string              `yaml:"compatibility" enum:"none,backward,backward_transitive,forward,forward_transitive,full,full_transitive" doc:"Compatibility level of the subjects that walferry creates; it is set once, before the first version, and never touched afterwards. Adding and dropping columns is compatible under every level."`
 	OnIncompatible string              `yaml:"on_incompatible" enum:"stop,force" doc:"When the registry refuses a new version as incompatible. stop: the stream stops before the first event that needs it. force: the subject's compatibility is set to NONE for that registration."`
 }
 
@@ -217,7 +218,7 @@ func Default() *Config {
 			RequestTimeout:     Duration(10 * time.Second),
 			BatchBytes:         8 << 20,
 		},
-		Schema:       Schema{Envelope: "debezium", Numeric: "precise", Array: "array", Time: "avro", Truncate: "emit", OnIncompatible: "stop"},
+		Schema:       Schema{Envelope: "debezium", Numeric: "precise", Array: "array", Time: "avro", Truncate: "emit", Compatibility: "backward", OnIncompatible: "stop"},
 		Registry:     Registry{Mode: "built-in", Listen: "127.0.0.1:8081", Topic: "_schemas", Timeout: Duration(10 * time.Second)},
 		Errors:       Errors{Value: "stop", TooLarge: "stop", Schema: "stop"},
 		Admin:        Admin{Listen: "127.0.0.1:8080"},

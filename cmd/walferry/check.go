@@ -1,0 +1,290 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/spf13/cobra"
+
+	"walferry/internal/config"
+	"walferry/internal/kafka"
+	"walferry/source"
+)
+
+// kafkaCheckTimeout bounds all questions to Kafka together: a broker that answers
+// nothing shall not make check wait for every topic.
+const kafkaCheckTimeout = 30 * time.Second
+
+// shortRetention is what check warns below: events carry the time of their commit,
+// so a backlog that is published late is deleted by that much earlier.
+const shortRetention = 24 * time.Hour
+
+func newCheckCommand(p *program) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Find everything that would fail later",
+		Long: `Ask the database, Kafka and the registry for everything that would fail later, and
+print it as a table: ok, warn or fail, with the SQL or the command that mends each
+line. Nothing is changed. The exit code is 0 when nothing fails, else 9.`,
+		Args: usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := p.load()
+			if err != nil {
+				return err
+			}
+			findings := checkAll(cmd.Context(), c)
+			if cmd.Context().Err() != nil {
+				return context.Cause(cmd.Context())
+			}
+			if asJSON {
+				err = p.printJSON(findings)
+			} else {
+				err = p.showFindings(findings)
+			}
+			if err != nil {
+				return err
+			}
+			if slices.ContainsFunc(findings, func(f finding) bool { return f.Severity == source.Fail }) {
+				return &silentError{exitCheck}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// finding is one line of the table.
+type finding struct {
+	Of       string          `json:"of"` // postgres, kafka, registry, local
+	ID       string          `json:"id"`
+	Severity source.Severity `json:"severity"`
+	Text     string          `json:"text"`
+	Remedy   string          `json:"remedy,omitempty"`
+}
+
+// findings collects findings about one thing.
+type findings struct {
+	of   string
+	list []finding
+}
+
+func (f *findings) add(id string, s source.Severity, text, remedy string) {
+	f.list = append(f.list, finding{f.of, id, s, text, remedy})
+}
+
+func checkAll(ctx context.Context, c *config.Config) []finding {
+	postgres, tables := checkPostgres(ctx, c)
+	out := postgres
+	out = append(out, checkKafka(ctx, c, tables)...)
+	out = append(out, checkRegistry(ctx, c)...)
+	return append(out, checkLocal(ctx, c)...)
+}
+
+func checkPostgres(ctx context.Context, c *config.Config) ([]finding, []source.Table) {
+	f := &findings{of: "postgres"}
+	cat, err := openCatalog(ctx, c)
+	if err != nil {
+		f.add("connect", source.Fail, err.Error(), hint(err))
+		return f.list, nil
+	}
+	defer cat.Close()
+	for _, x := range cat.Preflight(ctx) {
+		f.add(x.ID, x.Severity, x.Text, x.Remedy)
+	}
+	tables, err := cat.Tables(ctx)
+	if err != nil {
+		var missing *source.PublicationMissingError
+		if !errors.As(err, &missing) { // which preflight has reported
+			f.add("tables", source.Fail, err.Error(), hint(err))
+		}
+		return f.list, nil
+	}
+	return f.list, tables
+}
+
+func checkKafka(ctx context.Context, c *config.Config, tables []source.Table) []finding {
+	f := &findings{of: "kafka"}
+	kc, err := c.ForKafka()
+	if err != nil {
+		f.add("settings", source.Fail, err.Error(), hint(err))
+		return f.list
+	}
+	client, err := kafka.New(kc)
+	if err != nil {
+		f.add("settings", source.Fail, err.Error(), hint(err))
+		return f.list
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, kafkaCheckTimeout)
+	defer cancel()
+
+	if _, err := client.Metadata(ctx, c.Checkpoint.Topic); err != nil {
+		f.add("connect", source.Fail, fmt.Sprintf("no answer from %s: %v", c.BootstrapServers(), err), kafkaRemedy(err))
+		return f.list
+	}
+	f.add("connect", source.OK, "the brokers at "+c.BootstrapServers()+" answer", "")
+	if c.Kafka.SASL.Mechanism == "plain" && !c.Kafka.TLS.Enabled {
+		f.add("sasl", source.Warn, "the password crosses the network in the clear", "set kafka.tls.enabled, or use scram-sha-512")
+	}
+	if c.Kafka.TLS.InsecureSkipVerify {
+		f.add("tls", source.Warn, "any certificate is accepted, so anyone on the way can read and change everything", "set kafka.tls.ca_file and leave insecure_skip_verify out")
+	}
+	if _, err := client.Coordinator(ctx, c.Kafka.TransactionalID); err != nil {
+		f.add("transactional_id", source.Fail, err.Error(), "allow Describe and Write on the transactional id "+c.Kafka.TransactionalID)
+	} else {
+		f.add("transactional_id", source.OK, "the coordinator of "+c.Kafka.TransactionalID+" answers", "")
+	}
+	checkInternalTopic(ctx, f, client, c.Checkpoint.Topic, "checkpoint_topic")
+	for _, t := range tables {
+		checkTopic(ctx, f, client, c, t)
+	}
+	return f.list
+}
+
+// kafkaRemedy says what to look at when brokers do not answer.
+func kafkaRemedy(err error) string {
+	switch {
+	case kafka.IsCode(err, kafkago.SASLAuthenticationFailed):
+		return "correct kafka.sasl.user and kafka.sasl.password"
+	case kafka.IsCode(err, kafkago.UnsupportedSASLMechanism):
+		return "set kafka.sasl.mechanism to one that the listener has"
+	case strings.Contains(err.Error(), "tls:"), strings.Contains(err.Error(), "x509:"):
+		return "compare kafka.tls with the listener: its certificate, its authority, its name"
+	}
+	return "compare kafka.brokers, kafka.tls and kafka.sasl with the brokers' listeners, and see that they run"
+}
+
+// checkInternalTopic looks at a topic that must be compacted and have one partition.
+func checkInternalTopic(ctx context.Context, f *findings, client *kafka.Client, topic, id string) {
+	n, exists, err := client.Partitions(ctx, topic)
+	switch {
+	case err != nil:
+		f.add(id, source.Fail, err.Error(), "allow Describe on the topic "+topic)
+		return
+	case !exists:
+		f.add(id, source.OK, "topic "+topic+" does not exist yet and will be created", "")
+		return
+	case n != 1:
+		f.add(id, source.Fail, fmt.Sprintf("topic %s has %d partitions and must have 1", topic, n), "it is somebody else's; name another one")
+		return
+	}
+	settings, err := client.TopicConfigs(ctx, topic)
+	if err != nil {
+		f.add(id, source.Fail, err.Error(), "allow DescribeConfigs on the topic "+topic)
+		return
+	}
+	if settings["cleanup.policy"] != "compact" {
+		f.add(id, source.Fail, fmt.Sprintf("topic %s has cleanup.policy %s, so what it holds would be deleted", topic, settings["cleanup.policy"]),
+			"kafka-configs.sh --alter --topic "+topic+" --add-config cleanup.policy=compact")
+		return
+	}
+	f.add(id, source.OK, "topic "+topic+" is compacted and has one partition", "")
+}
+
+// checkTopic compares a table's topic with the configuration.
+func checkTopic(ctx context.Context, f *findings, client *kafka.Client, c *config.Config, t source.Table) {
+	spec := c.TopicSpec(t.Schema, t.Name)
+	keyless := len(t.IdentityColumns) == 0 && len(t.PrimaryKey) == 0
+	compacted := strings.Contains(spec.CleanupPolicy, "compact")
+	n, exists, err := client.Partitions(ctx, spec.Name)
+	switch {
+	case err != nil:
+		f.add("topic", source.Fail, err.Error(), "allow Describe, DescribeConfigs, Create and Write on the topic "+spec.Name)
+		return
+	case !exists && spec.MustExist:
+		f.add("topic", source.Fail, "topic "+spec.Name+" does not exist and kafka.topic.create is false", fmt.Sprintf("kafka-topics.sh --create --topic %s --partitions %d", spec.Name, spec.Partitions))
+	case !exists:
+		f.add("topic", source.OK, "topic "+spec.Name+" does not exist yet and will be created", "")
+	case n != spec.Partitions:
+		f.add("topic", source.Fail, fmt.Sprintf("topic %s has %d partitions, the configuration says %d", spec.Name, n, spec.Partitions), fmt.Sprintf("set kafka.topic.partitions: %d", n))
+	default:
+		settings, err := client.TopicConfigs(ctx, spec.Name)
+		if err != nil {
+			f.add("topic", source.Fail, err.Error(), "allow DescribeConfigs on the topic "+spec.Name)
+			return
+		}
+		policy := settings["cleanup.policy"]
+		compacted = strings.Contains(policy, "compact")
+		if !samePolicy(policy, spec.CleanupPolicy) {
+			f.add("topic", source.Fail, fmt.Sprintf("topic %s has cleanup.policy %s, the configuration says %s", spec.Name, policy, spec.CleanupPolicy),
+				"kafka-configs.sh --alter --topic "+spec.Name+" --add-config cleanup.policy=["+spec.CleanupPolicy+"], or set kafka.topic.cleanup_policy")
+			return
+		}
+		if ms, err := strconv.ParseInt(settings["retention.ms"], 10, 64); err == nil && ms > 0 && time.Duration(ms)*time.Millisecond < shortRetention && strings.Contains(policy, "delete") {
+			f.add("retention", source.Warn, fmt.Sprintf("topic %s keeps records for %s; they carry the time of their commit, so what is published late is deleted sooner", spec.Name, time.Duration(ms)*time.Millisecond),
+				"raise retention.ms of the topic above the longest time that walferry or a consumer may be away")
+		}
+		f.add("topic", source.OK, fmt.Sprintf("topic %s has %d partitions and cleanup.policy %s", spec.Name, n, policy), "")
+	}
+	if keyless && compacted {
+		f.add("topic_key", source.Fail, fmt.Sprintf("table %s.%s has no key, and a compacted topic takes no record without one", t.Schema, t.Name), "give the table a primary key, or set kafka.topic.cleanup_policy: delete")
+	}
+}
+
+func samePolicy(a, b string) bool {
+	x, y := strings.Split(strings.ReplaceAll(a, " ", ""), ","), strings.Split(b, ",")
+	slices.Sort(x)
+	slices.Sort(y)
+	return b == "" || slices.Equal(x, y)
+}
+
+// checkLocal looks at the addresses to listen on, and at the files of secrets.
+func checkLocal(ctx context.Context, c *config.Config) []finding {
+	f := &findings{of: "local"}
+	if code, _, err := ask(ctx, c, "/healthz"); err == nil && code == http.StatusOK {
+		f.add("listen", source.OK, "a walferry runs already and answers at "+c.Admin.Listen, "")
+		return f.list
+	}
+	listen := map[string]string{"admin.listen": c.Admin.Listen}
+	if c.Registry.Mode == "built-in" {
+		listen["registry.listen"] = c.Registry.Listen
+	}
+	for _, key := range []string{"admin.listen", "registry.listen"} {
+		addr, ok := listen[key]
+		if !ok || addr == "" {
+			continue
+		}
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+		if err != nil {
+			f.add("listen", source.Fail, fmt.Sprintf("%s: %v", key, err), "set "+key+" to a free address")
+			continue
+		}
+		if err := l.Close(); err != nil {
+			f.add("listen", source.Fail, fmt.Sprintf("%s: %v", key, err), "")
+			continue
+		}
+		f.add("listen", source.OK, key+" "+addr+" is free", "")
+	}
+	if c.Standby {
+		f.add("standby", source.OK, "a second instance waits for the slot", "")
+	}
+	return f.list
+}
+
+// showFindings prints the table. A remedy stands on a line of its own below, so
+// that SQL can be copied as a whole.
+func (p *program) showFindings(list []finding) error {
+	counts := map[source.Severity]int{}
+	for _, f := range list {
+		counts[f.Severity]++
+		if err := p.printf("%-4s  %-8s  %-26s  %s\n", f.Severity, f.Of, f.ID, f.Text); err != nil {
+			return err
+		}
+		if f.Remedy != "" {
+			if err := p.printf("%20s%s\n", "-> ", f.Remedy); err != nil {
+				return err
+			}
+		}
+	}
+	return p.printf("\n%d ok, %d to look at, %d to mend\n", counts[source.OK], counts[source.Warn], counts[source.Fail])
+}

@@ -1,0 +1,358 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"walferry/internal/config"
+	"walferry/internal/kafka"
+	"walferry/schema"
+	"walferry/schema/registry"
+	"walferry/sink"
+	"walferry/source"
+)
+
+func newRegistryCommand(p *program) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "registry",
+		Short: "Serve the schema registry by itself",
+		Args:  usage(cobra.NoArgs),
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(&cobra.Command{
+		Use:   "serve",
+		Short: "Serve the schema registry by itself",
+		Long: `Serve the registry that walferry run has built in, without a pipeline: Confluent's
+REST API at registry.listen, kept in the topic registry.topic. No database is needed.
+Several may serve one topic; the one that writes takes it over from the others.`,
+		Args: usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := p.load()
+			if err != nil {
+				return err
+			}
+			return p.serveRegistry(cmd.Context(), c)
+		},
+	})
+	return cmd
+}
+
+func (p *program) serveRegistry(ctx context.Context, c *config.Config) error {
+	if c.Registry.Mode != "built-in" {
+		return &config.Error{Path: "registry.url", Problem: "the configured registry is an external one, so there is none to serve", Remedy: "leave registry.url out"}
+	}
+	kc, err := c.ForKafka()
+	if err != nil {
+		return err
+	}
+	client, err := kafka.New(kc)
+	if err != nil {
+		return within(exitKafka, err)
+	}
+	defer client.Close()
+	log := p.newLogger(c)
+	b, err := newBuiltIn(ctx, c, client, log)
+	if err != nil {
+		return err
+	}
+	log.Info("registry", "listen", b.listener.Addr().String(), "topic", c.Registry.Topic)
+	return b.serve(ctx)
+}
+
+// registry is what run registers schemas with, and for the built-in one what serves
+// it. Nothing is asked of Kafka here: it may be away, and run says so in its own way.
+func (p *program) registry(ctx context.Context, c *config.Config, client *kafka.Client, log *slog.Logger) (schema.Registrar, func(context.Context) error, error) {
+	level, force := registry.Level(strings.ToUpper(c.Schema.Compatibility)), c.Schema.OnIncompatible == "force"
+	if c.Registry.Mode == "external" {
+		api, err := registryClient(c)
+		if err != nil {
+			return nil, nil, err
+		}
+		return registry.NewRegistrar(api, level, force), nil, nil
+	}
+	b, err := newBuiltIn(ctx, c, client, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	log.Info("registry", "listen", b.listener.Addr().String(), "topic", c.Registry.Topic)
+	return registry.NewRegistrar(b.store.API(), level, force), b.serve, nil
+}
+
+func registryClient(c *config.Config) (*registry.Client, error) {
+	rc, err := c.ForRegistryClient()
+	if err != nil {
+		return nil, err
+	}
+	client, err := registry.NewClient(rc)
+	if err != nil {
+		return nil, within(exitConfig, err)
+	}
+	return client, nil
+}
+
+// builtIn is the registry in this process.
+type builtIn struct {
+	listener net.Listener
+	handler  http.Handler
+	store    *registry.Store
+	writer   *registryWriter
+	log      *slog.Logger
+}
+
+// newBuiltIn binds the address and builds the rest. The caller calls serve.
+func newBuiltIn(ctx context.Context, c *config.Config, client *kafka.Client, log *slog.Logger) (*builtIn, error) {
+	password, err := c.Registry.Auth.ReadPassword()
+	if err != nil {
+		return nil, err
+	}
+	sc := registry.ServerConfig{User: c.Registry.Auth.User, Password: password, Version: version, Logger: log}
+	anonymous, err := c.AnonymousWrites()
+	if err != nil {
+		return nil, err
+	}
+	if !anonymous && sc.User == "" {
+		sc.ReadOnly = registry.AnonymousWritesRefused
+	}
+	settings := c.ForSink()
+	settings.TransactionalID = c.RegistryTransactionalID()
+	producer, err := sink.New(client, settings)
+	if err != nil {
+		return nil, within(exitKafka, err)
+	}
+	w := &registryWriter{producer: producer, spec: c.RegistrySpec()}
+	store := registry.NewStore(registry.NewKafkaLog(client, w, c.Registry.Topic), log)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Registry.Listen)
+	if err != nil {
+		return nil, &codedError{exitConfig, fmt.Errorf("registry.listen: %w", err)}
+	}
+	return &builtIn{listener: l, handler: registry.NewServer(store, sc), store: store, writer: w, log: log}, nil
+}
+
+// serve answers requests and follows the topic until ctx ends. Following is reading
+// only: a standby or a reader fences nobody, and the first write takes the topic over.
+func (b *builtIn) serve(ctx context.Context) error {
+	server := &http.Server{
+		Handler:           b.handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      60 * time.Second, // a registration may wait for Kafka for 30 s
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(b.log.Handler(), slog.LevelDebug),
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var following sync.WaitGroup
+	following.Go(func() { b.follow(ctx) })
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(b.listener) }()
+
+	var err error
+	select {
+	case err = <-done:
+		cancel()
+	case <-ctx.Done():
+		end, stop := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer stop()
+		if err = server.Shutdown(end); err != nil {
+			err = server.Close() // somebody still waits; the process is about to end
+		}
+		if serr := <-done; err == nil && !errors.Is(serr, http.ErrServerClosed) {
+			err = serr
+		}
+	}
+	following.Wait()
+	end, stop := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer stop()
+	if cerr := b.writer.producer.Close(end); cerr != nil {
+		b.log.Debug("close the registry's producer", "error", cerr)
+	}
+	if err != nil {
+		return fmt.Errorf("serve the registry: %w", err)
+	}
+	return nil
+}
+
+// follow keeps the store in step with the topic, over whatever happens to Kafka.
+func (b *builtIn) follow(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := b.writer.ensure(ctx)
+		if err == nil {
+			err = b.store.Follow(ctx)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		b.log.Warn("follow the registry's topic, trying again", "error", err)
+		if wait(ctx, 2*time.Second) != nil {
+			return
+		}
+	}
+}
+
+// registryWriter is the sink's producer as the registry's log uses it.
+type registryWriter struct {
+	producer *sink.Producer
+	spec     sink.TopicSpec
+
+	mu    sync.Mutex // guards the following
+	known bool       // the topic was there
+}
+
+// ensure makes the topic, once.
+func (w *registryWriter) ensure(ctx context.Context) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.known {
+		return nil
+	}
+	if _, err := w.producer.EnsureTopic(ctx, w.spec); err != nil {
+		return err
+	}
+	w.known = true
+	return nil
+}
+
+// Init implements registry.TxnWriter.
+func (w *registryWriter) Init(ctx context.Context) error {
+	if err := w.ensure(ctx); err != nil {
+		return err
+	}
+	return w.producer.Init(ctx)
+}
+
+// Write implements registry.TxnWriter. It publishes once: an outcome that is unknown
+// is for the log's next Start and Replay to show.
+func (w *registryWriter) Write(ctx context.Context, topic string, records []registry.Record) (int64, error) {
+	batch := w.producer.NewBatch()
+	now := time.Now()
+	for _, r := range records {
+		err := batch.Append(topic, 0, now, r.Key, r.Value, nil)
+		var large *sink.TooLargeError
+		if errors.As(err, &large) {
+			return 0, fmt.Errorf("%w: %w", registry.ErrTooLarge, err)
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	res, err := w.producer.Publish(ctx, batch)
+	if err != nil {
+		return 0, err
+	}
+	return res.LastOffsets[sink.TopicPartition{Topic: topic}], nil
+}
+
+// schemaText finds schemas by id for tail: through the registry's API, or, where the
+// built-in registry is not running, in its topic.
+func schemaText(ctx context.Context, c *config.Config, client *kafka.Client) (func(id int32) (string, error), error) {
+	rc, err := c.ForRegistryClient()
+	if err != nil {
+		return nil, err
+	}
+	if c.Registry.Mode == "built-in" {
+		rc.Retries = -1 // the topic is the second try
+	}
+	api, err := registry.NewClient(rc)
+	if err != nil {
+		return nil, within(exitConfig, err)
+	}
+	return func(id int32) (string, error) {
+		text, err := api.Schema(ctx, id)
+		var away *registry.UnavailableError
+		if errors.As(err, &away) && c.Registry.Mode == "built-in" {
+			text, err = schemaInTopic(ctx, c, client, id)
+		}
+		if err != nil {
+			return "", within(exitRegistry, fmt.Errorf("look up schema %d: %w", id, err))
+		}
+		return text, nil
+	}, nil
+}
+
+// schemaInTopic reads the registry's topic to its end and looks there.
+func schemaInTopic(ctx context.Context, c *config.Config, client *kafka.Client, id int32) (string, error) {
+	store := registry.NewStore(registry.NewKafkaLog(client, nil, c.Registry.Topic), nil)
+	reading, done := context.WithCancel(ctx)
+	defer done()
+	ended := make(chan error, 1)
+	go func() { ended <- store.Follow(reading) }()
+	for !store.Ready() {
+		select {
+		case err := <-ended:
+			return "", err
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return store.API().Schema(ctx, id)
+}
+
+// checkRegistry looks at the registry that is configured.
+func checkRegistry(ctx context.Context, c *config.Config) []finding {
+	f := &findings{of: "registry"}
+	if c.Registry.Mode == "external" {
+		checkExternalRegistry(ctx, f, c)
+		return f.list
+	}
+	anonymous, err := c.AnonymousWrites()
+	switch {
+	case err != nil:
+		f.add("access", source.Fail, err.Error(), hint(err))
+	case c.Registry.AllowAnonymousWrites && anonymous:
+		f.add("access", source.Warn, "anyone who reaches "+c.Registry.Listen+" can register and delete schemas", "set registry.auth and leave allow_anonymous_writes out")
+	case !anonymous && c.Registry.Auth.User == "":
+		f.add("access", source.OK, "others can read the registry at "+c.Registry.Listen+" and not write to it", "")
+	default:
+		f.add("access", source.OK, "the registry is served at "+c.Registry.Listen, "")
+	}
+	if _, err := c.Registry.Auth.ReadPassword(); err != nil {
+		f.add("auth", source.Fail, err.Error(), hint(err))
+	}
+	kc, err := c.ForKafka()
+	if err != nil {
+		return f.list // which the lines about Kafka say
+	}
+	client, err := kafka.New(kc)
+	if err != nil {
+		return f.list
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, kafkaCheckTimeout)
+	defer cancel()
+	if _, err := client.Metadata(ctx, c.Registry.Topic); err != nil {
+		f.add("topic", source.Fail, "the registry is kept in Kafka, which does not answer", "")
+		return f.list
+	}
+	checkInternalTopic(ctx, f, client, c.Registry.Topic, "topic")
+	id := c.RegistryTransactionalID()
+	if _, err := client.Coordinator(ctx, id); err != nil {
+		f.add("transactional_id", source.Fail, err.Error(), "allow Describe and Write on the transactional id "+id)
+	}
+	return f.list
+}
+
+func checkExternalRegistry(ctx context.Context, f *findings, c *config.Config) {
+	client, err := registryClient(c)
+	if err != nil {
+		f.add("settings", source.Fail, err.Error(), hint(err))
+		return
+	}
+	if err := client.Ping(ctx); err != nil {
+		remedy := hint(err)
+		if remedy == "" {
+			remedy = "compare registry.url, registry.auth and registry.tls with the registry, and see that it runs"
+		}
+		f.add("connect", source.Fail, err.Error(), remedy)
+		return
+	}
+	f.add("connect", source.OK, "the registry at "+c.Registry.URL+" answers", "")
+}

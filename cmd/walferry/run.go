@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"walferry/checkpoint"
+	"walferry/internal/admin"
+	"walferry/internal/config"
+	"walferry/internal/kafka"
+	"walferry/internal/pipeline"
+	"walferry/schema"
+	"walferry/sink"
+)
+
+func newRunCommand(p *program) *cobra.Command {
+	var afterUpgrade bool
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Stream the captured tables to Kafka until stopped",
+		Long: `Streams every committed change of the captured tables to Kafka, exactly once for a
+read_committed consumer. The first start makes the publication and the slot;
+every later one goes on where the checkpoint in Kafka says.
+
+SIGTERM publishes what was read up to the end of the open transaction, confirms it
+to the slot and exits with 0, within drain_timeout. A second signal exits at
+once; nothing is lost by it.`,
+		Args: usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := p.load()
+			if err != nil {
+				return err
+			}
+			return p.run(cmd.Context(), c, afterUpgrade)
+		},
+	}
+	cmd.Flags().BoolVar(&afterUpgrade, "after-upgrade", false, "accept another system identifier, once and only after `walferry drain`")
+	return cmd
+}
+
+// memoryLimit is what the garbage collector keeps to when GOMEMLIMIT says nothing: buffers of the stream and two batches
+// with their compressed forms stay far below it, so it binds only when rows are very large.
+const memoryLimit = 96 << 20
+
+// startTimeout is how long servers may be out of reach at the very beginning before run gives up with an exit code. Once
+// something was delivered it goes on trying for ever.
+const startTimeout = time.Minute
+
+// run is the command's life: everything is built first, then the listeners and the pipeline run until one of them ends.
+func (p *program) run(ctx context.Context, c *config.Config, afterUpgrade bool) error {
+	log := p.newLogger(c)
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
+	pc, err := pipelineConfig(c)
+	if err != nil {
+		return err
+	}
+	pc.AfterUpgrade = afterUpgrade
+	kc, err := c.ForKafka()
+	if err != nil {
+		return err
+	}
+	client, err := kafka.New(kc)
+	if err != nil {
+		return within(exitKafka, err)
+	}
+	defer client.Close()
+
+	// The listeners outlive the pipeline's drain: they end when this function does.
+	serving, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	ended := make(chan error, 3)
+	running := 0
+	serve := func(f func(context.Context) error) {
+		running++
+		go func() { ended <- f(serving) }()
+	}
+	defer func() {
+		stop(nil)
+		for range running {
+			<-ended
+		}
+	}()
+
+	registry, serveRegistry, err := p.registry(serving, c, client, log)
+	if err != nil {
+		return err
+	}
+	if serveRegistry != nil {
+		serve(serveRegistry)
+	}
+	metrics := admin.NewMetrics(version, c.Name)
+	pl := pipeline.New(pc, client, registry, &observer{metrics: metrics}, log)
+	if c.Admin.Listen != "" {
+		a := newStatus(c, pl, metrics)
+		s, err := admin.Listen(serving, c.Admin.Listen, admin.Config{
+			Ready: a.ready, Status: a.status, Metrics: metrics, Pprof: c.Admin.Pprof, Log: log,
+		})
+		if err != nil {
+			return &codedError{exitConfig, fmt.Errorf("admin.listen: %w", err)}
+		}
+		log.Info("admin", "listen", s.Addr().String())
+		serve(s.Serve)
+	}
+
+	done := make(chan error, 1)
+	pipelineCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	go func() { done <- pl.Run(pipelineCtx) }()
+	select {
+	case err = <-done:
+	case err = <-ended:
+		running--
+		if err == nil {
+			err = errors.New("a listener ended")
+		}
+		cancel(err)
+		<-done
+	case <-ctx.Done():
+		log.Info("stopping: what was read is published and confirmed", "within", c.DrainTimeout.Std())
+		pl.Stop()
+		select {
+		case err = <-done:
+		case <-time.After(c.DrainTimeout.Std() + 2*time.Second):
+			cancel(errInterrupted)
+			<-done
+			log.Warn("not drained in time; the next start settles what was in flight")
+		}
+	}
+	return err
+}
+
+// pipelineConfig turns the file's sections into the pipeline's configuration.
+func pipelineConfig(c *config.Config) (pipeline.Config, error) {
+	src, err := c.ForSource()
+	if err != nil {
+		return pipeline.Config{}, err
+	}
+	instance := make([]byte, 8)
+	if _, err := rand.Read(instance); err != nil {
+		return pipeline.Config{}, fmt.Errorf("instance id: %w", err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "" // only for people, in the session record
+	}
+	return pipeline.Config{
+		Name: c.Name, Source: src, Sink: c.ForSink(), TopicSpec: c.TopicSpec,
+		SchemaOptions: func(s, t, db, systemID string) schema.Options {
+			return c.SchemaOptions(s, t, db, systemID, version)
+		},
+		Envelope: c.Schema.Envelope, Truncate: c.Schema.Truncate,
+		Checkpoint: sink.TopicSpec{
+			Name: c.Checkpoint.Topic, Partitions: 1, ReplicationFactor: c.Checkpoint.ReplicationFactor, CleanupPolicy: "compact",
+			Configs: map[string]string{"segment.bytes": "16777216", "min.cleanable.dirty.ratio": "0.1"},
+		},
+		StallLimit: c.Source.StallLimit.Std(), DrainTimeout: c.DrainTimeout.Std(), Standby: c.Standby, StartTimeout: startTimeout,
+		Session: checkpoint.Session{
+			Instance: hex.EncodeToString(instance), Host: host, PID: os.Getpid(), Program: version,
+		},
+	}, nil
+}
+
+// observer counts for /metrics.
+type observer struct{ metrics *admin.Metrics }
+
+func (o *observer) Committed(c pipeline.Commit) {
+	m := o.metrics
+	m.Transactions.Add(float64(c.Transactions))
+	m.Skipped.Add(float64(c.Skipped))
+	m.Batches.Inc()
+	m.Records.Add(float64(c.Records))
+	m.RecordBytes.Add(float64(c.Bytes))
+	m.Published(c.Took)
+	m.Saved(time.Now())
+	if !c.LastCommit.IsZero() {
+		age := time.Since(c.LastCommit)
+		m.Latency(age)
+		m.Lag(age)
+	}
+	m.Active.Set(1)
+}
+
+func (o *observer) Aborted(err error) {
+	var uncertain *sink.UncertainError
+	if errors.As(err, &uncertain) {
+		o.metrics.Uncertain.Inc()
+		return
+	}
+	o.metrics.Aborts.Inc()
+}
+
+func (o *observer) Reconnecting(to string, _ error) {
+	o.metrics.Active.Set(0)
+	o.metrics.Reconnects.WithLabelValues(to).Inc()
+}
+
+func (o *observer) Heartbeat() { o.metrics.Heartbeats.Inc() }
+
+func (o *observer) Received(bytes int) { o.metrics.WALBytes.Add(float64(bytes)) }
+
+// statusOf answers the admin listener from what the pipeline last said.
+type statusOf struct {
+	config   *config.Config
+	pipeline *pipeline.Pipeline
+	started  time.Time
+}
+
+func newStatus(c *config.Config, p *pipeline.Pipeline, _ *admin.Metrics) *statusOf {
+	return &statusOf{config: c, pipeline: p, started: time.Now()}
+}
+
+func (s *statusOf) ready() admin.Readiness {
+	h := s.pipeline.Health()
+	d := map[string]any{}
+	if !h.Since.IsZero() {
+		d["since"] = h.Since.UTC().Format(time.RFC3339Nano)
+	}
+	if !h.Covered.IsZero() {
+		d["last_checkpoint"] = h.Covered.UTC().Format(time.RFC3339Nano)
+	}
+	if h.Err != nil {
+		d["error"] = h.Err.Error()
+	}
+	return admin.Readiness{OK: h.Ready, Step: h.Step, Details: d}
+}
+
+func (s *statusOf) status() admin.Status {
+	h := s.pipeline.Health()
+	out := admin.Status{
+		Pipeline: s.config.Name, Version: version, State: "starting", Ready: h.Ready, Step: h.Step, Started: s.started,
+		Source: admin.SourceStatus{Slot: s.config.Source.Slot.Name, Publication: s.config.Source.Publication.Name},
+	}
+	if h.Ready {
+		out.State = "streaming"
+	}
+	if h.Err != nil {
+		out.Error = h.Err.Error()
+		if hint := hint(h.Err); hint != "" {
+			out.Error += "; " + hint
+		}
+	}
+	if h.Confirmed != 0 {
+		out.Source.Confirmed = h.Confirmed.String()
+		out.Source.ServerEnd = h.ServerEnd.String()
+		out.Source.LagBytes = max(int64(h.ServerEnd)-int64(h.Confirmed), 0)
+		out.Kafka.Saved = h.Confirmed.String()
+	}
+	if !h.Covered.IsZero() {
+		out.Kafka.LastCheckpoint = &h.Covered
+	}
+	return out
+}

@@ -1,0 +1,296 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"walferry/checkpoint"
+	"walferry/internal/kafka"
+	"walferry/internal/testbed"
+)
+
+// bench is a command line with its servers.
+type bench struct {
+	t    *testing.T
+	file string
+}
+
+// walferry runs a command line and wants this exit code; in answers what it asks.
+// It returns stdout and stderr.
+func (b *bench) walferry(want int, in string, args ...string) string {
+	b.t.Helper()
+	var out, errs bytes.Buffer
+	code := run(b.t.Context(), append(args, "--config", b.file), strings.NewReader(in), &out, &errs)
+	if code != want {
+		b.t.Fatalf("walferry %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), code, want, out.String(), errs.String())
+	}
+	return out.String() + errs.String()
+}
+
+func (b *bench) has(text string, wants ...string) {
+	b.t.Helper()
+	for _, w := range wants {
+		if !strings.Contains(text, w) {
+			b.t.Errorf("no %q in\n%s", w, text)
+		}
+	}
+}
+
+func (b *bench) configure(format string, args ...any) {
+	b.t.Helper()
+	if err := os.WriteFile(b.file, fmt.Appendf(nil, format, args...), 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// TestCommandsOnServers walks through the life of a pipeline as an operator does.
+func TestCommandsOnServers(t *testing.T) {
+	pg := testbed.Postgres(t, "")
+	broker := testbed.KafkaAlone(t)
+	pg.Exec(testbed.Owner, "CREATE TABLE public.orders (id int PRIMARY KEY, note text)", "CREATE TABLE public.log (line text)")
+	b := &bench{t: t, file: filepath.Join(t.TempDir(), "walferry.yml")}
+
+	// setup makes the role, so the configuration names one that does not exist yet.
+	dsn, err := url.Parse(pg.DSN("feeder"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dsn.User = url.UserPassword("feeder", `it's a \secret`)
+	const settings = `
+name: ops
+source:
+  dsn: %q
+  tables: [%s]
+  slot: {name: %s}
+  publication: {name: walferry_ops, create: false}
+kafka:
+  brokers: [%q]
+  topic: {partitions: 2, replication_factor: 1}
+registry: {listen: "127.0.0.1:0"}
+admin: {listen: ""}
+`
+	b.configure(settings, dsn, "public.orders", "walferry_ops", broker.Addr)
+	admin := pg.DSN(testbed.Superuser)
+	text := b.walferry(exitCheck, "", "check")
+	b.has(text, "fail  postgres  connect", "ok    kafka     connect")
+	text = b.walferry(exitOK, "", "setup", "--apply", "--admin-dsn", admin)
+	b.has(text, `ok      CREATE ROLE "feeder"`, "ok      CREATE PUBLICATION", "PASSWORD '***'")
+	if strings.Contains(text, "secret") {
+		t.Errorf("setup shows the password:\n%s", text)
+	}
+	text = b.walferry(exitOK, "", "setup", "--apply", "--admin-dsn", admin)
+	b.has(text, `exists  CREATE ROLE "feeder"`, "exists  CREATE PUBLICATION", "ok      GRANT")
+
+	text = b.walferry(exitOK, "", "check")
+	b.has(text, "ok    postgres  publication", "ok    kafka     transactional_id", "topic ops.public.orders does not exist yet", ", 0 to mend")
+	if strings.Contains(text, "secret") {
+		t.Errorf("check shows the password:\n%s", text)
+	}
+
+	// A topic that is not as configured.
+	client, err := kafka.New(kafka.Config{Brokers: []string{broker.Addr}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.CreateTopic(t.Context(), "ops.public.orders", 3, 1, map[string]string{"retention.ms": "60000"}); err != nil {
+		t.Fatal(err)
+	}
+	var found []finding
+	if err := json.Unmarshal([]byte(b.walferry(exitCheck, "", "check", "--json")), &found); err != nil {
+		t.Fatal(err)
+	}
+	remedies := map[string]string{}
+	for _, f := range found {
+		if f.Of == "kafka" && f.Severity != "ok" {
+			remedies[f.ID] += f.Remedy
+		}
+	}
+	if len(remedies) != 1 || remedies["topic"] != "set kafka.topic.partitions: 3" {
+		t.Errorf("%v", remedies)
+	}
+
+	// Nothing has run yet: neither checkpoint nor slot.
+	b.has(b.walferry(exitOK, "", "recover"), "checkpoint  none", "nothing to recover")
+	b.has(b.walferry(exitOK, "", "status"), "walferry_ops does not exist")
+	// A slot without a checkpoint.
+	pg.Exec(testbed.Superuser, "SELECT pg_create_logical_replication_slot('walferry_ops', 'pgoutput')")
+	b.has(b.walferry(exitRefused, "", "recover"), "no checkpoint", checkpoint.RecoverFromSlot)
+	b.has(b.walferry(exitError, "yes\n", "recover", "--from-slot"), "Type ops to go on", "nothing was changed")
+	b.has(b.walferry(exitOK, "ops\n", "recover", "--from-slot"), "saved")
+	b.has(b.walferry(exitOK, "", "recover"), "checkpoint  live", "nothing to recover")
+	b.has(b.walferry(exitOK, "", "status", "--json"), `"exists": true`, `"running": false`)
+	// Another slot under the same name.
+	b.configure(settings, dsn, "public.orders", "other", broker.Addr)
+	b.has(b.walferry(exitRefused, "", "recover"), `of slot "walferry_ops"`)
+	b.configure(settings, dsn, "public.orders", "walferry_ops", broker.Addr)
+	// The slot goes, and with it the way on.
+	pg.Exec(testbed.Superuser, "SELECT pg_drop_replication_slot('walferry_ops')")
+	b.has(b.walferry(exitRefused, "", "recover"), "does not exist any more", checkpoint.RecoverNewSlot)
+	b.has(b.walferry(exitError, "", "recover", "--from-slot", "--yes"), "nothing to go on from")
+	b.has(b.walferry(exitOK, "", "recover", "--new-slot", "--yes"), "saved")
+	b.has(b.walferry(exitOK, "", "recover"), "checkpoint  creating", "nothing to recover")
+	b.has(b.walferry(exitError, "", "recover", "--accept-partitions", "ops.public.orders", "--yes"), "no event was published")
+
+	// Removing the pipeline: an administrator's connection, since the publication is theirs.
+	dsn.User = url.UserPassword(testbed.Superuser, pg.Password())
+	b.configure(settings, dsn, "public.orders", "walferry_ops", broker.Addr)
+	pg.Exec(testbed.Superuser, "SELECT pg_create_logical_replication_slot('walferry_ops', 'pgoutput')")
+	b.has(b.walferry(exitError, "no\n", "drop"), "keeps", "nothing was changed")
+	b.has(b.walferry(exitOK, "", "status"), "held by nobody")
+	b.has(b.walferry(exitOK, "ops\n", "drop"), "dropped the slot", "dropped the publication")
+	b.has(b.walferry(exitOK, "ops\n", "drop"), "does not exist")
+	var n int
+	if err := pg.Connect(testbed.Superuser).QueryRow(t.Context(), "SELECT (SELECT count(*) FROM pg_publication) + (SELECT count(*) FROM pg_replication_slots)").Scan(&n); err != nil || n != 0 {
+		t.Errorf("%d slots and publications are left, %v", n, err)
+	}
+}
+
+// process is a command line that runs beside the test.
+type process struct {
+	cancel context.CancelCauseFunc
+	ended  chan int
+	errs   *lockedBuffer
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer // guarded by mu
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+func (b *bench) start(args ...string) *process {
+	ctx, cancel := context.WithCancelCause(b.t.Context())
+	p := &process{cancel: cancel, ended: make(chan int, 1), errs: &lockedBuffer{}}
+	go func() { p.ended <- run(ctx, append(args, "--config", b.file), nil, io.Discard, p.errs) }()
+	b.t.Cleanup(func() { cancel(errInterrupted) })
+	return p
+}
+
+// stop does what SIGTERM does and returns the exit code.
+func (b *bench) stop(p *process) int {
+	b.t.Helper()
+	p.cancel(errInterrupted)
+	select {
+	case code := <-p.ended:
+		return code
+	case <-time.After(time.Minute):
+		b.t.Fatalf("does not stop:\n%s", p.errs)
+		return 0
+	}
+}
+
+// until runs a command line until it exits with 0.
+func (b *bench) until(p *process, args ...string) {
+	b.t.Helper()
+	var errs bytes.Buffer
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		errs.Reset()
+		if run(b.t.Context(), append(args, "--config", b.file), nil, io.Discard, &errs) == exitOK {
+			return
+		}
+		select {
+		case code := <-p.ended:
+			b.t.Fatalf("ended with %d:\n%s", code, p.errs)
+		default:
+		}
+	}
+	b.t.Fatalf("walferry %s: %s\n%s", strings.Join(args, " "), errs.String(), p.errs)
+}
+
+// TestRunStatusTail: the commands around a running walferry, and what is left when it
+// has stopped.
+func TestRunStatusTail(t *testing.T) {
+	pg := testbed.Postgres(t, "")
+	broker := testbed.KafkaAlone(t)
+	pg.Exec(testbed.Owner, "CREATE TABLE public.orders (id int PRIMARY KEY, note text)",
+		"CREATE PUBLICATION walferry_tail FOR TABLE public.orders WITH (publish_via_partition_root = true)")
+	b := &bench{t: t, file: filepath.Join(t.TempDir(), "walferry.yml")}
+	settings := func(registry string, standby bool) {
+		b.configure(`
+name: tail
+source:
+  dsn: %q
+  tables: [public.orders]
+  publication: {create: false}
+  heartbeat: 1s
+kafka:
+  brokers: [%q]
+  topic: {partitions: 1, replication_factor: 1}
+registry: {listen: %q}
+admin: {listen: %q}
+standby: %v
+`, pg.DSN(testbed.Reader), broker.Addr, registry, freeAddr(t), standby)
+	}
+	address := freeAddr(t)
+	settings(address, true)
+	p := b.start("run")
+	b.until(p, "status", "--readyz")
+	pg.Exec(testbed.Owner, "INSERT INTO orders VALUES (1, 'first')", "UPDATE orders SET note = 'second' WHERE id = 1", "DELETE FROM orders")
+	text := b.walferry(exitOK, "", "tail", "--from", "beginning", "-n", "4")
+	b.has(text, ` c tail.public.orders [id=1] id=1 note="first"`, ` u tail.public.orders [id=1] id=1 note="second"`, ` d tail.public.orders [id=1]`, ` - tail.public.orders [id=1]`)
+	b.has(b.walferry(exitOK, "", "tail", "public.orders", "--from", "beginning", "-n", "1", "--json"), `"op":"c"`, `"key":{"id":1}`, `"after":{"id":1,"note":"first"}`, `"schema_id":`)
+	b.has(b.walferry(exitOK, "", "status"), "streaming, ready", "slot", "walferry_tail")
+	b.has(b.walferry(exitOK, "", "status", "--json"), `"running": true`, `"ready": true`)
+	b.has(b.walferry(exitOK, "", "check"), "a walferry runs already", ", 0 to mend")
+	b.has(b.walferry(exitFenced, "", "drop", "--yes"), "in use by process")
+	b.has(b.walferry(exitFenced, "", "recover", "--new-slot", "--yes"), "in use")
+
+	// A second instance that is not to wait.
+	first := b.file
+	b.file = filepath.Join(t.TempDir(), "second.yml")
+	settings(freeAddr(t), false)
+	b.has(b.walferry(exitFenced, "", "run"), "in use")
+	b.file = first
+	if code := b.stop(p); code != exitOK {
+		t.Fatalf("run ended with %d:\n%s", code, p.errs)
+	}
+	if strings.Contains(p.errs.String(), "second") {
+		t.Errorf("a row's value is in the log:\n%s", p.errs)
+	}
+
+	// Nobody serves the registry now; its topic is still there.
+	b.has(b.walferry(exitOK, "", "tail", "--from", "beginning", "-n", "2"), `note="second"`)
+	b.has(b.walferry(exitOK, "", "status"), "held by nobody")
+	b.has(b.walferry(exitOK, "", "recover"), "checkpoint  live", "nothing to recover")
+
+	p = b.start("registry", "serve")
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		res, err := http.Get("http://" + address + "/subjects")
+		if err == nil {
+			body, rerr := io.ReadAll(res.Body)
+			if cerr := res.Body.Close(); rerr == nil && cerr == nil && res.StatusCode == http.StatusOK {
+				b.has(string(body), "tail.public.orders-key", "tail.public.orders-value")
+				break
+			}
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the registry does not answer: %v\n%s", err, p.errs)
+		}
+	}
+	if code := b.stop(p); code != exitOK {
+		t.Fatalf("registry serve ended with %d:\n%s", code, p.errs)
+	}
+}
