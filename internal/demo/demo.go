@@ -118,10 +118,12 @@ func Run(ctx context.Context, cfg Config) (_ *Account, err error) {
 		stopReading(errOver)
 		stopSelling(errOver)
 		for range runners {
+			var err error // the one that ended the demo says more
 			select {
-			case <-consumed:
-			case <-sold:
+			case err = <-consumed:
+			case err = <-sold:
 			}
+			_ = err
 		}
 	}()
 	ferry := &ferry{stage: s, consumer: consumer}

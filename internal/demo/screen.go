@@ -172,5 +172,5 @@ func (s *screen) keep(st *stage) {
 	s.say("  psql '%s'", st.dsn)
 	s.say("  kcat -b %s -C -t shop.shop.orders -s value=avro -r %s", st.brokers, st.registry)
 	s.say("  curl %s/subjects", st.registry)
-	s.say("  %s tail --config %s --from beginning", st.cfg.Executable, st.file)
+	s.say("  %s tail --config %s shop.orders --from beginning", st.cfg.Executable, st.file)
 }
