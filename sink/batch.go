@@ -116,8 +116,7 @@ func (b *Batch) append(p *part, ts int64, key, value []byte, headers []Header) e
 		}
 	}
 	if c == nil {
-		var err error
-		if c, err = b.begin(p, fixed, ts, key, value, headers); err != nil {
+		if _, err := b.begin(p, fixed, ts, key, value, headers); err != nil {
 			return err
 		}
 	} else {

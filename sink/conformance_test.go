@@ -58,14 +58,20 @@ func (r *raw) call(req protocol.Message) protocol.Message {
 	return res
 }
 
-// settled repeats a call while it is answered with CONCURRENT_TRANSACTIONS, and counts these.
+// settled repeats a call while it is answered with CONCURRENT_TRANSACTIONS, and counts these, or with one of the codes of a
+// broker that has just started or a topic that is new.
 func (r *raw) settled(fn func() int16) (code int16, concurrent int) {
 	r.t.Helper()
 	ctx := within(r.t, 20*time.Second)
 	for n := 0; ; n++ {
 		code := fn()
-		if kafkago.Error(code) != kafkago.ConcurrentTransactions {
-			return code, n
+		switch {
+		case kafkago.Error(code) == kafkago.ConcurrentTransactions:
+			concurrent++
+		case code == 0 || kafka.Classify(kafkago.Error(code)) != kafka.Retry:
+			return code, concurrent
+		default:
+			r.c.Refresh()
 		}
 		if err := kafka.PauseConcurrent(ctx, n); err != nil {
 			r.t.Fatal(err)
@@ -103,6 +109,13 @@ func (r *raw) end(id int64, epoch int16, commit bool) int16 {
 	return r.call(&endtxn.Request{TransactionalID: r.txnID, ProducerID: id, ProducerEpoch: epoch, Committed: commit}).(*endtxn.Response).ErrorCode
 }
 
+// ended is end, repeated as settled does.
+func (r *raw) ended(id int64, epoch int16, commit bool) int16 {
+	r.t.Helper()
+	code, _ := r.settled(func() int16 { return r.end(id, epoch, commit) })
+	return code
+}
+
 // produce returns the code, 0 without an error, and the base offset.
 func (r *raw) produce(id int64, epoch int16, sequence int32, value string) (int16, int64) {
 	r.t.Helper()
@@ -115,16 +128,21 @@ func (r *raw) produceBatch(b *sink.Batch, id int64, epoch int16, sequence int32)
 	r.t.Helper()
 	ctx := within(r.t, 20*time.Second)
 	tp := sink.TopicPartition{Topic: r.topic}
-	nodes, err := r.c.Leaders(ctx, []kafka.TopicPartition{tp})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	res, err := r.c.Produce(ctx, nodes[0], &kafka.ProduceRequest{TransactionalID: r.txnID, Timeout: 5 * time.Second,
-		Items: []kafka.ProduceItem{{TopicPartition: tp, Batch: b.SealedFor(id, epoch, sequence)}}})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return code(res[0].Err), res[0].BaseOffset
+	offset := int64(-1)
+	answer, _ := r.settled(func() int16 {
+		nodes, err := r.c.Leaders(ctx, []kafka.TopicPartition{tp})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		res, err := r.c.Produce(ctx, nodes[0], &kafka.ProduceRequest{TransactionalID: r.txnID, Timeout: 5 * time.Second,
+			Items: []kafka.ProduceItem{{TopicPartition: tp, Batch: b.SealedFor(id, epoch, sequence)}}})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		offset = res[0].BaseOffset
+		return code(res[0].Err)
+	})
+	return answer, offset
 }
 
 // code is the number in an error that a broker sent.
@@ -171,18 +189,18 @@ func TestConformanceLateBatchAfterAbort(t *testing.T) {
 	r.opened(id, epoch)
 	code, _ := r.produce(id, epoch, 0, "aborted")
 	r.want("Produce", code, 0)
-	r.want("EndTxn(abort)", r.end(id, epoch, false), 0)
+	r.want("EndTxn(abort)", r.ended(id, epoch, false), 0)
 	// The next transaction under the same epoch takes the late batch in.
 	r.opened(id, epoch)
 	code, _ = r.produce(id, epoch, 1, "late")
 	r.want("a late batch under the old epoch", code, 0)
-	r.want("EndTxn(commit)", r.end(id, epoch, true), 0)
+	r.want("EndTxn(commit)", r.ended(id, epoch, true), 0)
 	expect(t, committed(t, r.c, r.topic, 0, 1), "late")
 
 	r.opened(id, epoch)
 	code, _ = r.produce(id, epoch, 2, "aborted too")
 	r.want("Produce", code, 0)
-	r.want("EndTxn(abort)", r.end(id, epoch, false), 0)
+	r.want("EndTxn(abort)", r.ended(id, epoch, false), 0)
 	id2, epoch2, code := r.init(id, epoch)
 	r.want("InitProducerID with id and epoch", code, 0)
 	if id2 != id || epoch2 <= epoch {
@@ -193,7 +211,7 @@ func TestConformanceLateBatchAfterAbort(t *testing.T) {
 	r.want("a late batch after InitProducerID", code, 47)
 	code, _ = r.produce(id2, epoch2, 0, "new")
 	r.want("the first sequence of the new epoch is 0", code, 0)
-	r.want("EndTxn(commit)", r.end(id2, epoch2, true), 0)
+	r.want("EndTxn(commit)", r.ended(id2, epoch2, true), 0)
 	expect(t, committed(t, r.c, r.topic, 0, 2), "late", "new")
 }
 
@@ -203,12 +221,12 @@ func TestConformanceLateEndTxn(t *testing.T) {
 	r.opened(id, epoch)
 	code, _ := r.produce(id, epoch, 0, "one")
 	r.want("Produce", code, 0)
-	r.want("EndTxn(commit)", r.end(id, epoch, true), 0)
+	r.want("EndTxn(commit)", r.ended(id, epoch, true), 0)
 	r.opened(id, epoch)
 	code, _ = r.produce(id, epoch, 1, "two")
 	r.want("Produce", code, 0)
 	// A second copy of the first commit: nobody asked for the second transaction to end.
-	r.want("a late EndTxn(commit) under the same epoch", r.end(id, epoch, true), 0)
+	r.want("a late EndTxn(commit) under the same epoch", r.ended(id, epoch, true), 0)
 	expect(t, committed(t, r.c, r.topic, 0, 2), "one", "two")
 
 	id2, epoch2, code := r.init(id, epoch)
@@ -217,7 +235,7 @@ func TestConformanceLateEndTxn(t *testing.T) {
 	code, _ = r.produce(id2, epoch2, 0, "three")
 	r.want("Produce", code, 0)
 	r.want("a late EndTxn(commit) after InitProducerID", r.end(id, epoch, true), 90, 47)
-	r.want("EndTxn(abort)", r.end(id2, epoch2, false), 0)
+	r.want("EndTxn(abort)", r.ended(id2, epoch2, false), 0)
 	expect(t, committed(t, r.c, r.topic, 0, 2), "one", "two")
 }
 
@@ -232,7 +250,7 @@ func TestConformanceRepeatedEndTxn(t *testing.T) {
 		code, _ = r.produce(id, epoch, sequence, "v")
 		r.want("Produce", code, 0)
 		sequence++
-		r.want("EndTxn(commit)", r.end(id, epoch, true), 0)
+		r.want("EndTxn(commit)", r.ended(id, epoch, true), 0)
 		code, n = r.settled(func() int16 { return r.end(id, epoch, true) })
 		r.want("the same EndTxn(commit) once more", code, 0)
 		concurrent += n
@@ -265,7 +283,7 @@ func TestConformanceZombie(t *testing.T) {
 	r.opened(id2, epoch2)
 	code, _ = r.produce(id2, epoch2, 0, "new")
 	r.want("Produce", code, 0)
-	r.want("EndTxn(commit)", r.end(id2, epoch2, true), 0)
+	r.want("EndTxn(commit)", r.ended(id2, epoch2, true), 0)
 	expect(t, committed(t, r.c, r.topic, 0, 1), "new")
 }
 
@@ -294,7 +312,7 @@ func TestConformanceSequences(t *testing.T) {
 	if code == 0 && base != first {
 		t.Errorf("an old batch was taken again, at offset %d", base)
 	}
-	r.want("EndTxn(commit)", r.end(id, epoch, true), 0)
+	r.want("EndTxn(commit)", r.ended(id, epoch, true), 0)
 	expect(t, committed(t, r.c, r.topic, 0, 8), "a", "1", "2", "3", "4", "5", "6", "7")
 }
 
@@ -347,7 +365,7 @@ func TestConformanceTimeout(t *testing.T) {
 	r.opened(id, epoch)
 	code, _ = r.produce(id, epoch, 0, "in time")
 	r.want("Produce", code, 0)
-	r.want("EndTxn(commit)", r.end(id, epoch, true), 0)
+	r.want("EndTxn(commit)", r.ended(id, epoch, true), 0)
 	expect(t, committed(t, r.c, r.topic, 0, 1), "in time")
 }
 
@@ -360,7 +378,7 @@ func TestConformanceEpochStays(t *testing.T) {
 		r.opened(id, epoch)
 		code, _ := r.produce(id, epoch, i, fmt.Sprint(i))
 		r.want("Produce", code, 0)
-		r.want("EndTxn(commit)", r.end(id, epoch, true), 0)
+		r.want("EndTxn(commit)", r.ended(id, epoch, true), 0)
 	}
 	_, after, code := r.init(id, epoch)
 	r.want("InitProducerID with id and epoch", code, 0)
@@ -386,7 +404,7 @@ func TestConformanceNullKey(t *testing.T) {
 	}
 	code, _ := r.produceBatch(b, id, epoch, 0)
 	r.want("a batch with a null key for a compacted topic", code, 87)
-	r.want("EndTxn(abort)", r.end(id, epoch, false), 0)
+	r.want("EndTxn(abort)", r.ended(id, epoch, false), 0)
 	expect(t, committed(t, r.c, r.topic, 0, 0))
 }
 

@@ -21,7 +21,6 @@ type Producer struct {
 	client *kafka.Client
 	cfg    Config
 	codec  kafka.Compression
-	shrink *kafka.Compressor   // compresses beside; one per batch would cost zstd's memory each time
 	packs  []*kafka.Compressor // one for each goroutine of pack
 
 	id        int64

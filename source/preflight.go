@@ -35,7 +35,6 @@ type facts struct {
 	publication, pubOwner                                                         *string
 	pubViaRoot, pubOperations                                                     *bool
 	ownsPublication                                                               *bool
-	sslInUse, failoverKnown                                                       bool
 }
 
 // Preflight looks for everything that would fail later and for what is unwise, each with the SQL that mends it. It changes

@@ -86,7 +86,9 @@ func (p *program) run(ctx context.Context, c *config.Config, afterUpgrade bool) 
 	defer func() {
 		stop(nil)
 		for range running {
-			<-ended
+			if err := <-ended; err != nil && serving.Err() == nil {
+				log.Warn("listener", "error", err)
+			}
 		}
 	}()
 
@@ -123,7 +125,9 @@ func (p *program) run(ctx context.Context, c *config.Config, afterUpgrade bool) 
 			err = errors.New("a listener ended")
 		}
 		cancel(err)
-		<-done
+		if perr := <-done; !errors.Is(perr, err) {
+			err = errors.Join(err, perr)
+		}
 	case <-ctx.Done():
 		log.Info("stopping: what was read is published and confirmed", "within", c.DrainTimeout.Std())
 		pl.Stop()
@@ -131,8 +135,8 @@ func (p *program) run(ctx context.Context, c *config.Config, afterUpgrade bool) 
 		case err = <-done:
 		case <-time.After(c.DrainTimeout.Std() + 2*time.Second):
 			cancel(errInterrupted)
-			<-done
-			log.Warn("not drained in time; the next start settles what was in flight")
+			err = <-done
+			log.Warn("not drained in time; the next start settles what was in flight", "reason", err)
 		}
 	}
 	return err

@@ -169,11 +169,14 @@ type frames struct {
 func (g *guard) Write(p []byte) (int, error) {
 	n, err := g.Conn.Write(p)
 	// length, api key and version, correlation id
-	g.out.walk(p[:n], 12, func(head []byte) error {
+	bad := g.out.walk(p[:n], 12, func(head []byte) error {
 		g.api = protocol.ApiKey(binary.BigEndian.Uint16(head[4:]))
 		copy(g.expected[:], head[8:12])
 		return nil
 	})
+	if err == nil {
+		err = bad
+	}
 	return n, err
 }
 

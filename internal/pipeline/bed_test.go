@@ -176,7 +176,8 @@ func (b *bed) start() *running {
 	b.t.Cleanup(func() {
 		cancel(errKilled)
 		select {
-		case <-r.done:
+		case err := <-r.done:
+			b.t.Logf("ended: %v", err)
 		case <-time.After(30 * time.Second):
 			b.t.Error("the pipeline does not end")
 		}

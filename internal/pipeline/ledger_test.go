@@ -397,7 +397,9 @@ func (b *bed) transaction(c *pgx.Conn, rng *rand.Rand, tables []string) error {
 func (r *running) kill(t testing.TB) {
 	t.Helper()
 	r.cancel(errKilled)
-	r.ended(t)
+	if err := r.ended(t); err == nil {
+		t.Error("a killed pipeline says that it drained")
+	}
 }
 
 // ended waits for the end of Run.

@@ -85,7 +85,9 @@ func TestSplit(t *testing.T) {
 		}
 	})
 	pg.Exec(testbed.Owner, `INSERT INTO item SELECT g, nextval('write_number'), repeat('x', 500) FROM generate_series(1, 300) g`)
-	r.ended(t)
+	if err := r.ended(t); !errors.Is(err, errKilled) {
+		t.Fatalf("ended with %v, want %v", err, errKilled)
+	}
 	testHook.Store(nil)
 	cp := b.checkpoint()
 	if cp.Split == nil || cp.Split.Part != 2 {

@@ -140,8 +140,9 @@ func parseAvro(text string, strict bool, references []*Schema) (*Schema, error) 
 	}
 	if strict {
 		// After the whole is read, since a default may belong to a type that is still open where it stands.
+		check := defaultCheck{}
 		for _, c := range p.defaults {
-			if !validDefault(c.field.typ, c.field.def, 0) {
+			if !check.fits(c.field.typ, c.field.def) {
 				var b bytes.Buffer
 				c.field.def.appendTo(&b)
 				return nil, fmt.Errorf("invalid default for field %s of %s: %s is not a %s", c.field.name, c.record, clip(b.String(), 80), describe(c.field.typ))
@@ -415,11 +416,13 @@ func (p *avroParser) namedType(n *node, typ, space string) (*avroType, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", t.name, err)
 	}
+	seen := map[avroName]bool{}
 	for _, a := range aliases {
 		alias := splitName(a, t.name.space)
-		if !slices.Contains(t.aliases, alias) {
+		if !seen[alias] {
 			t.aliases = append(t.aliases, alias)
 		}
+		seen[alias] = true
 	}
 	if earlier != nil {
 		// An enum or fixed may be written out again if nothing differs (Java since 1.12).
@@ -549,13 +552,15 @@ func stringList(n *node, what string) ([]string, error) {
 		return nil, fmt.Errorf("%s is not an array", what)
 	}
 	var list []string
+	seen := map[string]bool{}
 	for _, item := range n.list {
 		if item.kind != stringNode {
 			return nil, fmt.Errorf("%s holds something that is not a string", what)
 		}
-		if !slices.Contains(list, item.text) || what == "symbols" {
+		if !seen[item.text] || what == "symbols" {
 			list = append(list, item.text)
 		}
+		seen[item.text] = true
 	}
 	return list, nil
 }
@@ -594,11 +599,29 @@ func validName(s string) bool {
 	return s != ""
 }
 
-// validDefault says whether a JSON default fits a type. A default of a union may fit any branch (Avro 1.12).
-func validDefault(t *avroType, d *node, depth int) bool {
-	if depth > maxDepth {
-		return false // a record whose default recurses through its own fields' defaults
+// defaultCheck says whether JSON defaults fit types. A default of a union may fit any branch (Avro 1.12). Each pair is
+// looked at once: a schema can be made in which there are endlessly many ways to the same pair.
+type defaultCheck map[defaultPair]bool
+
+type defaultPair struct {
+	typ *avroType
+	def *node
+}
+
+func (c defaultCheck) fits(t *avroType, d *node) bool {
+	if !t.kind.named() && t.kind != unionKind {
+		return c.look(t, d)
 	}
+	pair := defaultPair{t, d}
+	if fits, ok := c[pair]; ok {
+		return fits
+	}
+	c[pair] = false // while it is looked at: a default that needs itself has no end
+	c[pair] = c.look(t, d)
+	return c[pair]
+}
+
+func (c defaultCheck) look(t *avroType, d *node) bool {
 	switch t.kind {
 	case nullKind:
 		return d.kind == nullNode
@@ -615,11 +638,11 @@ func validDefault(t *avroType, d *node, depth int) bool {
 	case bytesKind, stringKind, enumKind, fixedKind:
 		return d.kind == stringNode
 	case arrayKind:
-		return d.kind == arrayNode && !slices.ContainsFunc(d.list, func(n *node) bool { return !validDefault(t.item, n, depth+1) })
+		return d.kind == arrayNode && !slices.ContainsFunc(d.list, func(n *node) bool { return !c.fits(t.item, n) })
 	case mapKind:
-		return d.kind == objectNode && !slices.ContainsFunc(d.list, func(n *node) bool { return !validDefault(t.item, n, depth+1) })
+		return d.kind == objectNode && !slices.ContainsFunc(d.list, func(n *node) bool { return !c.fits(t.item, n) })
 	case unionKind:
-		return slices.ContainsFunc(t.branches, func(b *avroType) bool { return validDefault(b, d, depth+1) })
+		return slices.ContainsFunc(t.branches, func(b *avroType) bool { return c.fits(b, d) })
 	case recordKind:
 		if d.kind != objectNode {
 			return false
@@ -629,7 +652,7 @@ func validDefault(t *avroType, d *node, depth int) bool {
 			if v == nil {
 				v = f.def
 			}
-			if v == nil || !validDefault(f.typ, v, depth+1) {
+			if v == nil || !c.fits(f.typ, v) {
 				return false
 			}
 		}

@@ -103,7 +103,7 @@ func (i *Incompatibility) name() {
 // included: names are compared without their namespace, and Path of a pair of types that occurs more than once is that
 // of its first occurrence. Field is always right.
 func Compare(reader, writer *Schema) []Incompatibility {
-	c := comparison{memo: map[[2]*avroType]compared{}}
+	c := comparison{memo: map[[2]*avroType]compared{}, fieldsOf: map[*avroType]map[string]*avroField{}}
 	found := c.compare(reader.root, writer.root)
 	for i := range found {
 		found[i].name()
@@ -118,6 +118,36 @@ type comparison struct {
 	// memo holds the findings of each pair. A pair that is still being compared has an entry without findings: so a
 	// recursive schema is assumed to be compatible with itself, and the walk ends.
 	memo map[[2]*avroType]compared
+	// fieldsOf indexes the writer's records.
+	fieldsOf map[*avroType]map[string]*avroField
+}
+
+// maxFindings bounds what one comparison finds, causes included. Without it the findings of a type count once for each
+// way to it, and a small schema can be made with more ways than there is memory.
+const maxFindings = 200
+
+// size counts findings with their causes.
+func size(found []Incompatibility) (n int) {
+	for _, i := range found {
+		n += 1 + size(i.Causes)
+	}
+	return n
+}
+
+// join appends what there is room for.
+func join(all, more []Incompatibility) []Incompatibility {
+	room := maxFindings - size(all)
+	for _, i := range more {
+		if n := 1 + size(i.Causes); n > room {
+			i.Causes = nil
+		}
+		if room--; room < 0 {
+			break
+		}
+		room -= size(i.Causes)
+		all = append(all, i)
+	}
+	return all
 }
 
 type compared struct {
@@ -169,7 +199,7 @@ func (c *comparison) resolve(reader, writer *avroType) (all []Incompatibility) {
 		switch {
 		case writer.kind == unionKind: // whatever was written must be readable
 			for i, b := range writer.branches {
-				all = append(all, c.at(strconv.Itoa(i), func() []Incompatibility { return c.compare(reader, b) })...)
+				all = join(all, c.at(strconv.Itoa(i), func() []Incompatibility { return c.compare(reader, b) }))
 			}
 			return all
 		case reader.kind == unionKind:
@@ -191,13 +221,13 @@ func (c *comparison) resolve(reader, writer *avroType) (all []Incompatibility) {
 		}
 	case enumKind:
 		all = c.names(reader, writer)
-		all = append(all, c.symbols(reader, writer)...)
+		all = join(all, c.symbols(reader, writer))
 	case recordKind:
 		all = c.names(reader, writer)
-		all = append(all, c.at("fields", func() []Incompatibility { return c.fields(reader, writer) })...)
+		all = join(all, c.at("fields", func() []Incompatibility { return c.fields(reader, writer) }))
 	case unionKind:
 		for i, b := range writer.branches {
-			all = append(all, c.at(strconv.Itoa(i), func() []Incompatibility { return c.unionReads(reader, b) })...)
+			all = join(all, c.at(strconv.Itoa(i), func() []Incompatibility { return c.unionReads(reader, b) }))
 		}
 	}
 	return all
@@ -223,7 +253,7 @@ func (c *comparison) unionReads(reader, writer *avroType) []Incompatibility {
 	}
 	c.path = path
 	lacking := c.found(MissingUnionBranch, "", "reader union lacking writer type: "+strings.ToUpper(writer.kind.String()))
-	lacking[0].Causes = causes
+	lacking[0].Causes = join(nil, causes)
 	return lacking
 }
 
@@ -236,8 +266,12 @@ func (c *comparison) names(reader, writer *avroType) []Incompatibility {
 
 func (c *comparison) symbols(reader, writer *avroType) []Incompatibility {
 	var missing []string
+	known := make(map[string]bool, len(reader.symbols))
+	for _, s := range reader.symbols {
+		known[s] = true
+	}
 	for _, s := range writer.symbols {
-		if !slices.Contains(reader.symbols, s) {
+		if !known[s] {
 			missing = append(missing, s)
 		}
 	}
@@ -249,10 +283,18 @@ func (c *comparison) symbols(reader, writer *avroType) []Incompatibility {
 }
 
 func (c *comparison) fields(reader, writer *avroType) (all []Incompatibility) {
+	written := c.fieldsOf[writer]
+	if written == nil {
+		written = make(map[string]*avroField, len(writer.fields))
+		for _, f := range writer.fields {
+			written[f.name] = f
+		}
+		c.fieldsOf[writer] = written
+	}
 	for i, f := range reader.fields {
 		c.field = append(c.field, f.name)
-		all = append(all, c.at(strconv.Itoa(i), func() []Incompatibility {
-			w, clash := writerField(writer, f)
+		all = join(all, c.at(strconv.Itoa(i), func() []Incompatibility {
+			w, clash := writerField(written, f)
 			switch {
 			case clash:
 				return c.found(ambiguousAlias, "", fmt.Sprintf("Reader record field %s matches multiple fields in writer record schema %s", f.name, writer.name))
@@ -266,7 +308,7 @@ func (c *comparison) fields(reader, writer *avroType) (all []Incompatibility) {
 				return c.found(TypeMismatch, "type", "reader type: ENUM not compatible with writer type: RECORD (the field is missing there and has no default; that of the enum does not count)")
 			}
 			return c.found(MissingFieldDefault, "", f.name)
-		})...)
+		}))
 		c.field = c.field[:len(c.field)-1]
 	}
 	return all
@@ -274,13 +316,12 @@ func (c *comparison) fields(reader, writer *avroType) (all []Incompatibility) {
 
 // writerField finds what was written for a field of the reader, by its name or by one of its aliases. Two hits are a
 // clash, also when they are one field that has its own name as an alias.
-func writerField(writer *avroType, f *avroField) (found *avroField, clash bool) {
-	for _, w := range writer.fields {
-		for _, name := range append([]string{f.name}, f.aliases...) {
-			if w.name == name {
-				clash = clash || found != nil
-				found = w
-			}
+func writerField(written map[string]*avroField, f *avroField) (found *avroField, clash bool) {
+	found = written[f.name]
+	for _, name := range f.aliases {
+		if w := written[name]; w != nil {
+			clash = clash || found != nil
+			found = w
 		}
 	}
 	return found, clash

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -20,8 +21,9 @@ const maxDepth = 1000
 type node struct {
 	kind nodeKind
 	text string   // of a string; of a number, its spelling
-	keys []string // of an object, beside items
+	keys []string // of an object, beside list
 	list []*node
+	at   map[string]int // of an object with many members: where each is
 }
 
 type nodeKind byte
@@ -106,14 +108,33 @@ func readNode(d *json.Decoder, depth int) (*node, error) {
 
 // set follows Jackson: of a repeated member the last value counts, at the place of the first.
 func (n *node) set(key string, value *node) {
-	for i, k := range n.keys {
-		if k == key {
-			n.list[i] = value
-			return
-		}
+	if i := n.find(key); i >= 0 {
+		n.list[i] = value
+		return
 	}
 	n.keys = append(n.keys, key)
 	n.list = append(n.list, value)
+	switch {
+	case n.at != nil:
+		n.at[key] = len(n.keys) - 1
+	case len(n.keys) > 16:
+		n.at = make(map[string]int, 2*len(n.keys))
+		for i, k := range n.keys {
+			n.at[k] = i
+		}
+	}
+}
+
+// find returns the place of a member, -1 when there is none. Objects come from outside and may be large: looking
+// through all members each time would make them cost their square.
+func (n *node) find(key string) int {
+	if n.at != nil {
+		if i, ok := n.at[key]; ok {
+			return i
+		}
+		return -1
+	}
+	return slices.Index(n.keys, key)
 }
 
 // member returns nil when n is no object or has no such member.
@@ -121,10 +142,8 @@ func (n *node) member(key string) *node {
 	if n == nil || n.kind != objectNode {
 		return nil
 	}
-	for i, k := range n.keys {
-		if k == key {
-			return n.list[i]
-		}
+	if i := n.find(key); i >= 0 {
+		return n.list[i]
 	}
 	return nil
 }

@@ -93,8 +93,7 @@ func sortedNode(n *node) *node {
 	out := &node{kind: n.kind}
 	keys := slices.Sorted(slices.Values(n.keys))
 	for _, k := range keys {
-		out.keys = append(out.keys, k)
-		out.list = append(out.list, sortedNode(n.member(k)))
+		out.set(k, sortedNode(n.member(k)))
 	}
 	if n.kind == arrayNode {
 		for _, item := range n.list {

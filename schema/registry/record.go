@@ -303,18 +303,6 @@ func (r schemaRecord) bytes() []byte {
 	return b.Bytes()
 }
 
-// subjectValue writes the value of a record that has no more than a subject and one member; value may be "".
-func subjectValue(subject, member, value string) []byte {
-	n := &node{kind: objectNode}
-	if subject != "" {
-		n.set("subject", &node{kind: stringNode, text: subject})
-	}
-	if member != "" {
-		n.set(member, &node{kind: stringNode, text: value})
-	}
-	return n.bytes()
-}
-
 func deleteSubjectValue(subject string, version int) []byte {
 	n := &node{kind: objectNode}
 	n.set("subject", &node{kind: stringNode, text: subject})

@@ -1,6 +1,7 @@
 package registry_test
 
 import (
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -97,4 +98,174 @@ func TestTranscripts(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestServerRefuses(t *testing.T) {
+	const body = `{"schema":"\"string\""}`
+	send := func(t *testing.T, server *httptest.Server, method, path, body string, header ...string) (int, string, http.Header) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, server.URL+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := 0; i < len(header); i += 2 {
+			req.Header.Set(header[i], header[i+1])
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = res.Body.Close() }()
+		text, _ := io.ReadAll(res.Body)
+		return res.StatusCode, string(text), res.Header
+	}
+	t.Run("anonymous writes", func(t *testing.T) {
+		_, server := newServer(t, registry.ServerConfig{ReadOnly: registry.AnonymousWritesRefused})
+		for _, w := range [][2]string{{"POST", "/subjects/s/versions"}, {"DELETE", "/subjects/s"}, {"DELETE", "/subjects/s/versions/1"}, {"PUT", "/config"}, {"PUT", "/config/s"}, {"DELETE", "/config"}, {"DELETE", "/config/s"}, {"PUT", "/mode"}, {"DELETE", "/mode/s"}} {
+			status, text, _ := send(t, server, w[0], w[1], body)
+			if status != 403 || !strings.Contains(text, `"error_code":40301`) || !strings.Contains(text, "allow_anonymous_writes") {
+				t.Errorf("%v: %d %s", w, status, text)
+			}
+		}
+		if status, text, _ := send(t, server, "GET", "/subjects", ""); status != 200 || text != "[]" {
+			t.Errorf("a read: %d %s", status, text)
+		}
+		if status, _, _ := send(t, server, "POST", "/compatibility/subjects/s/versions", body); status != 200 {
+			t.Errorf("a check: %d", status)
+		}
+	})
+	t.Run("password", func(t *testing.T) {
+		_, server := newServer(t, registry.ServerConfig{User: "u", Password: "p"})
+		status, _, header := send(t, server, "POST", "/subjects/s/versions", body)
+		if status != 401 || !strings.HasPrefix(header.Get("WWW-Authenticate"), "Basic ") {
+			t.Errorf("without: %d %v", status, header)
+		}
+		for auth, want := range map[string]int{"Basic dTpw": 200, "Basic dTpx": 401, "Basic !": 401, "Bearer p": 401, "Basic Og==": 401} {
+			if status, text, _ := send(t, server, "POST", "/subjects/s/versions", body, "Authorization", auth); status != want {
+				t.Errorf("%s: %d %s", auth, status, text)
+			}
+		}
+		if status, _, _ := send(t, server, "GET", "/subjects", ""); status != 200 {
+			t.Errorf("a read: %d", status)
+		}
+	})
+	t.Run("size and types", func(t *testing.T) {
+		_, server := newServer(t, registry.ServerConfig{MaxBodyBytes: 100})
+		for _, c := range []struct {
+			header []string
+			body   string
+			want   int
+		}{
+			{nil, `{"schema":"\"string\""` + strings.Repeat(" ", 100) + `}`, 413},
+			{[]string{"Content-Type", "text/xml"}, body, 415},
+			{[]string{"Content-Type", "application/json; charset=utf-8"}, body, 200},
+			{[]string{"Content-Type", "application/octet-stream"}, body, 200},
+			{[]string{"Accept", "text/html"}, body, 406},
+			{[]string{"Accept", "text/html, */*;q=0.1"}, body, 200},
+		} {
+			status, text, _ := send(t, server, "POST", "/subjects/s/versions", c.body, c.header...)
+			if status != c.want || status != 200 && !strings.HasPrefix(text, fmt.Sprintf(`{"error_code":%d`, c.want)) {
+				t.Errorf("%v: %d %s", c.header, status, text)
+			}
+		}
+		for accept, want := range map[string]string{
+			"": "application/vnd.schemaregistry.v1+json", "application/json": "application/json",
+			"application/vnd.schemaregistry+json": "application/vnd.schemaregistry+json",
+			"application/vnd.schemaregistry.v1+json, application/vnd.schemaregistry+json, application/json": "application/vnd.schemaregistry.v1+json",
+		} {
+			if _, _, h := send(t, server, "GET", "/subjects", "", "Accept", accept); h.Get("Content-Type") != want {
+				t.Errorf("Accept %q: %s", accept, h.Get("Content-Type"))
+			}
+		}
+	})
+	t.Run("before the topic is read", func(t *testing.T) {
+		store := registry.NewStore(registrytest.NewTopic().Log(), nil)
+		server := httptest.NewServer(registry.NewServer(store, registry.ServerConfig{}))
+		defer server.Close()
+		if status, text, _ := send(t, server, "GET", "/schemas/ids/1", ""); status != 503 {
+			t.Errorf("a read: %d %s", status, text)
+		}
+		if status, text, _ := send(t, server, "POST", "/subjects/s/versions", body); status != 200 {
+			t.Errorf("a write opens the store: %d %s", status, text)
+		}
+	})
+	t.Run("a log that hangs", func(t *testing.T) {
+		log := registrytest.NewTopic().Log()
+		log.Fail = func(string) error { return errCrashed }
+		server := httptest.NewServer(registry.NewServer(registry.NewStore(log, nil), registry.ServerConfig{}))
+		defer server.Close()
+		if status, text, _ := send(t, server, "POST", "/subjects/s/versions", body); status != 500 || !strings.Contains(text, `"error_code":50001`) {
+			t.Errorf("%d %s", status, text)
+		}
+	})
+}
+
+// FuzzServer: whatever is sent, the answer is of the documented shape, is no 500, and a refused request changes nothing.
+func FuzzServer(f *testing.F) {
+	files, _ := filepath.Glob("testdata/api/*.txt")
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			method, rest, ok := strings.Cut(strings.TrimRight(line, "\n"), " ")
+			if ok && (method == "GET" || method == "POST" || method == "PUT" || method == "DELETE") {
+				path, body, _ := strings.Cut(rest, " ")
+				f.Add(method, path, body)
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, method, path, body string) {
+		topic := registrytest.NewTopic()
+		store := registry.NewStore(topic.Log(), nil)
+		if _, err := store.Register(t.Context(), "s", registry.Request{Schema: record("a")}); err != nil {
+			t.Fatal(err)
+		}
+		before := len(topic.Entries())
+		if !strings.HasPrefix(path, "/") {
+			path = "/" + path
+		}
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://registry"+path, strings.NewReader(body))
+		if err != nil {
+			t.Skip() // no request that a server could get
+		}
+		req.RequestURI = path
+		w := httptest.NewRecorder()
+		registry.NewServer(store, registry.ServerConfig{}).ServeHTTP(w, req)
+		if w.Code >= 500 {
+			t.Fatalf("%s %s %s: %d %s", method, path, body, w.Code, w.Body)
+		}
+		if w.Code != 200 {
+			var e struct {
+				Code    int    `json:"error_code"`
+				Message string `json:"message"`
+			}
+			if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil || e.Message == "" || e.Code != w.Code && e.Code/100 != w.Code {
+				t.Fatalf("%s %s %s: %d %s", method, path, body, w.Code, w.Body)
+			}
+			if after := len(topic.Entries()); after != before {
+				t.Fatalf("%s %s %s was refused with %s and wrote %d records", method, path, body, w.Body, after-before)
+			}
+		} else if !json.Valid(w.Body.Bytes()) {
+			t.Fatalf("%s %s %s: not JSON: %s", method, path, body, w.Body)
+		}
+		checkHistory(t, topic)
+		// What was accepted survives a restart.
+		again := registry.NewStore(topic.Log(), nil)
+		if err := again.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		dump := func(s *registry.Store) (all string) {
+			for _, path := range []string{"/schemas?deleted=true", "/config", "/config/s", "/contexts"} {
+				w := httptest.NewRecorder()
+				registry.NewServer(s, registry.ServerConfig{}).ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+				all += w.Body.String() + "\n"
+			}
+			return all
+		}
+		if a, b := dump(store), dump(again); a != b {
+			t.Fatalf("after a restart\n%s\nis\n%s", a, b)
+		}
+	})
 }

@@ -249,8 +249,8 @@ func checkHistory(t testing.TB, topic *registrytest.Topic) {
 	}
 }
 
-// crashed is what a log's step returns when the process dies there.
-var crashed = errors.New("crashed")
+// errCrashed is what a log's step returns when the process dies there.
+var errCrashed = errors.New("errCrashed")
 
 // TestCrashPoints runs one story as often as it has steps and stops it at another step each time: once with the
 // process dead, which a new one follows; once with the answer lost and the process alive.
@@ -283,12 +283,12 @@ func story(t *testing.T, dies bool, stops ...int) (steps int) {
 		dead = false
 		log.Fail = func(string) error {
 			if dead {
-				return crashed
+				return errCrashed
 			}
 			steps++
 			if slices.Contains(stops, steps-1) {
 				dead = dies
-				return crashed
+				return errCrashed
 			}
 			return nil
 		}
@@ -407,7 +407,7 @@ func TestAbortedIsPublishedAgain(t *testing.T) {
 	register(t, s, "a", record("x"))
 	log.Fail = func(step string) error {
 		if step == "written" || step == "start" {
-			return crashed
+			return errCrashed
 		}
 		return nil
 	}
