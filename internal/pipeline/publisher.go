@@ -67,6 +67,9 @@ func (p *publisher) publish(ctx context.Context, s *sealed) error {
 		var uncertain *sink.UncertainError
 		var aborted *sink.AbortedError
 		switch {
+		case mustInit(err):
+			// Only the road goes on: hold the slot again, then Init, and believe the checkpoint.
+			return err
 		case errors.As(err, &uncertain):
 			covered, serr := p.settle(ctx, s)
 			if serr != nil {
@@ -100,13 +103,19 @@ func (p *publisher) settle(ctx context.Context, s *sealed) (bool, error) {
 			return false, errCheckpointForeign
 		case ctx.Err() != nil:
 			return false, context.Cause(ctx)
-		case !retryable(err):
+		case mustInit(err) || !retryable(err):
 			return false, err
 		}
 		if err := sleep(ctx, p.backoff(attempt)); err != nil {
 			return false, err
 		}
 	}
+}
+
+// mustInit says that this producer id is at its end: another producer took the transactional id, or its coordinator forgot
+// or gave up our transaction. An aborted or uncertain outcome can carry it, so it is asked first.
+func mustInit(err error) bool {
+	return errors.Is(err, sink.ErrFenced) || errors.Is(err, sink.ErrInitRequired)
 }
 
 // sleep waits for d or until ctx ends, whose cause it then returns.

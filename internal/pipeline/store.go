@@ -80,11 +80,13 @@ func (s *store) write(ctx context.Context, key, value []byte) (int64, error) {
 		switch {
 		case ctx.Err() != nil:
 			return 0, context.Cause(ctx)
+		case mustInit(err):
+			return 0, err
 		case errors.As(err, &uncertain):
 			if err := s.producer.Recover(ctx); err != nil {
 				return 0, err
 			}
-		case errors.As(err, &aborted) && !errors.Is(err, sink.ErrFenced) && !errors.Is(err, sink.ErrInitRequired):
+		case errors.As(err, &aborted):
 		default:
 			return 0, err
 		}
