@@ -1,0 +1,420 @@
+package registry_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"walferry/schema"
+	"walferry/schema/registry"
+	"walferry/schema/registry/registrytest"
+)
+
+var _ schema.Registrar = (*registry.Client)(nil)
+var _ registry.API = (*registry.Client)(nil)
+
+// recorder counts requests and may answer in the server's place.
+type recorder struct {
+	http.Handler
+	mu       sync.Mutex
+	requests []string                            // guarded by mu
+	answer   func(http.ResponseWriter, int) bool // guarded by mu; asked with the number of the request, from 0
+}
+
+func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	r.mu.Lock()
+	n := len(r.requests)
+	r.requests = append(r.requests, req.Method+" "+req.URL.RequestURI())
+	answer := r.answer
+	r.mu.Unlock()
+	if answer != nil && answer(w, n) {
+		return
+	}
+	r.Handler.ServeHTTP(w, req)
+}
+
+func (r *recorder) instead(answer func(http.ResponseWriter, int) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answer = answer
+}
+
+func (r *recorder) seen() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := r.requests
+	r.requests = nil
+	return list
+}
+
+func newRecorded(t testing.TB, cfg registry.ServerConfig) (*registry.Store, *recorder, *httptest.Server) {
+	t.Helper()
+	store := registry.NewStore(registrytest.NewTopic().Log(), nil)
+	if err := store.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rec := &recorder{Handler: registry.NewServer(store, cfg)}
+	server := httptest.NewServer(rec)
+	t.Cleanup(server.Close)
+	return store, rec, server
+}
+
+func newClient(t testing.TB, cfg registry.ClientConfig) *registry.Client {
+	t.Helper()
+	c, err := registry.NewClient(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestClient(t *testing.T) {
+	_, rec, server := newRecorded(t, registry.ServerConfig{})
+	c := newClient(t, registry.ClientConfig{URL: server.URL + "/"})
+	ctx := t.Context()
+	if err := c.Ping(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if has, err := c.HasSubject(ctx, "odd/subject é?#%"); err != nil || has {
+		t.Errorf("HasSubject: %v, %v", has, err)
+	}
+	id, err := c.Register(ctx, "odd/subject é?#%", record("x"))
+	if err != nil || id != 1 {
+		t.Fatalf("register: %d, %v", id, err)
+	}
+	rec.seen()
+	if again, err := c.Register(ctx, "odd/subject é?#%", record("x")); err != nil || again != id || len(rec.seen()) != 0 {
+		t.Errorf("a known schema is asked for again: %d, %v", again, err)
+	}
+	if has, err := c.HasSubject(ctx, "odd/subject é?#%"); err != nil || !has {
+		t.Errorf("HasSubject: %v, %v", has, err)
+	}
+	if got, version, err := c.Lookup(ctx, "odd/subject é?#%", record("x")); err != nil || got != id || version != 1 {
+		t.Errorf("lookup: %d, %d, %v", got, version, err)
+	}
+	if _, _, err := c.Lookup(ctx, "nobody", record("x")); code(err) != registry.CodeSubjectNotFound {
+		t.Errorf("lookup of nothing: %v", err)
+	}
+	for range 2 {
+		if text, err := c.Schema(ctx, id); err != nil || text != record("x") {
+			t.Errorf("schema: %s, %v", text, err)
+		}
+	}
+	if n := len(rec.seen()); n != 4 {
+		t.Errorf("%d requests, the second schema should come from memory", n)
+	}
+	if _, err := c.Schema(ctx, 99); code(err) != registry.CodeSchemaNotFound {
+		t.Errorf("schema of nothing: %v", err)
+	}
+	bad := `{"type":"record","name":"R","fields":[{"name":"x","type":"int"}]}`
+	if ok, why, err := c.Compatible(ctx, "odd/subject é?#%", bad); err != nil || ok || !strings.Contains(strings.Join(why, ""), "'x") {
+		t.Errorf("compatible: %v, %v, %v", ok, why, err)
+	}
+	if ok, why, err := c.Compatible(ctx, "odd/subject é?#%", record("x", "y")); err != nil || !ok || len(why) != 0 {
+		t.Errorf("compatible: %v, %v, %v", ok, why, err)
+	}
+	_, err = c.Register(ctx, "odd/subject é?#%", bad)
+	var incompatible *registry.IncompatibleError
+	if !errors.As(err, &incompatible) || !incompatible.Refused() || !slices.Equal(incompatible.Fields(), []string{"x"}) || incompatible.Hint() == "" {
+		t.Errorf("incompatible: %v", err)
+	}
+	_, err = c.Register(ctx, "s", `{"type":"nonsense"}`)
+	var e *registry.Error
+	if !errors.As(err, &e) || e.Code != registry.CodeInvalidSchema || !e.Refused() {
+		t.Errorf("invalid: %v", err)
+	}
+}
+
+func TestClientRetries(t *testing.T) {
+	_, rec, server := newRecorded(t, registry.ServerConfig{})
+	c := newClient(t, registry.ClientConfig{URL: server.URL, Retries: 3})
+	for name, answer := range map[string]func(http.ResponseWriter){
+		"503":              func(w http.ResponseWriter) { http.Error(w, `{"error_code":50301,"message":"busy"}`, 503) },
+		"500":              func(w http.ResponseWriter) { http.Error(w, `{"error_code":50001,"message":"store"}`, 500) },
+		"429":              func(w http.ResponseWriter) { http.Error(w, `slow down`, 429) },
+		"cut":              func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
+		"a page":           func(w http.ResponseWriter) { _, _ = w.Write([]byte("<html>welcome</html>")) },
+		"another 404":      func(w http.ResponseWriter) { http.Error(w, "<html>not here</html>", 404) },
+		"no id":            func(w http.ResponseWriter) { _, _ = w.Write([]byte("{}")) },
+		"an id of nothing": func(w http.ResponseWriter) { _, _ = w.Write([]byte(`{"id":0}`)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			rec.seen()
+			rec.instead(func(w http.ResponseWriter, n int) bool {
+				if n < 2 {
+					answer(w)
+				}
+				return n < 2
+			})
+			id, err := c.Register(t.Context(), "s-"+name, record("x"))
+			retried := len(rec.seen()) == 3
+			var unavailable *registry.UnavailableError
+			if strings.Contains(name, "id") {
+				if !errors.As(err, &unavailable) {
+					t.Errorf("got %d, %v", id, err)
+				}
+				return
+			}
+			if err != nil || id != 1 || !retried {
+				t.Errorf("got %d, %v, retried: %v", id, err, retried)
+			}
+			rec.instead(func(w http.ResponseWriter, _ int) bool { answer(w); return true })
+			_, err = c.Register(t.Context(), "t-"+name, record("x"))
+			if !errors.As(err, &unavailable) || len(rec.seen()) != 4 || unavailable.Hint() == "" || !strings.Contains(err.Error(), server.URL) {
+				t.Errorf("for ever: %v", err)
+			}
+		})
+	}
+	// A refusal is an answer: it is not asked for again.
+	rec.instead(nil)
+	rec.seen()
+	if _, err := c.Register(t.Context(), "s", "nonsense"); err == nil || len(rec.seen()) != 1 {
+		t.Errorf("a refusal: %v", err)
+	}
+	// An ended context ends the retries.
+	rec.instead(func(w http.ResponseWriter, _ int) bool { http.Error(w, "", 503); return true })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Register(ctx, "u", record("x")); err == nil || len(rec.seen()) > 1 {
+		t.Errorf("with an ended context: %v", err)
+	}
+	// A server that is not there, and one that answers nothing.
+	gone := newClient(t, registry.ClientConfig{URL: "http://user:secret@127.0.0.1:1", Retries: -1})
+	_, err := gone.Register(t.Context(), "s", record("x"))
+	var unavailable *registry.UnavailableError
+	if !errors.As(err, &unavailable) || strings.Contains(err.Error(), "secret") {
+		t.Errorf("nobody there: %v", err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	silent := newClient(t, registry.ClientConfig{URL: "http://" + l.Addr().String(), Retries: -1, Timeout: 50 * time.Millisecond})
+	if _, err := silent.Register(t.Context(), "s", record("x")); !errors.As(err, &unavailable) {
+		t.Errorf("nothing answered: %v", err)
+	}
+}
+
+func TestClientAuthenticates(t *testing.T) {
+	_, rec, server := newRecorded(t, registry.ServerConfig{User: "u", Password: "p"})
+	file := filepath.Join(t.TempDir(), "password")
+	write := func(text string) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("wrong\n")
+	c := newClient(t, registry.ClientConfig{URL: server.URL, User: "u", PasswordFile: file})
+	_, err := c.Register(t.Context(), "s", record("x"))
+	var auth *registry.AuthError
+	if !errors.As(err, &auth) || auth.Status != 401 || auth.Hint() == "" || len(rec.seen()) != 1 {
+		t.Errorf("a wrong password: %v", err)
+	}
+	write("p\n") // a changed password needs no new client
+	if _, err := c.Register(t.Context(), "s", record("x")); err != nil {
+		t.Error(err)
+	}
+	withUser := strings.Replace(server.URL, "http://", "http://u:p@", 1)
+	if _, err := newClient(t, registry.ClientConfig{URL: withUser}).Register(t.Context(), "t", record("x")); err != nil {
+		t.Errorf("user in the URL: %v", err)
+	}
+	var got string
+	bearer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got = r.Header.Get("Authorization")
+		http.Error(w, `{"error_code":40301,"message":"writes are refused"}`, 403)
+	}))
+	defer bearer.Close()
+	_, err = newClient(t, registry.ClientConfig{URL: bearer.URL, Token: "abc"}).Register(t.Context(), "t", record("x"))
+	if !errors.As(err, &auth) || auth.Status != 403 || got != "Bearer abc" || !strings.Contains(err.Error(), "writes are refused") {
+		t.Errorf("bearer %q: %v", got, err)
+	}
+	// Credentials do not follow to another host.
+	elsewhere := httptest.NewServer(http.RedirectHandler(server.URL+"/subjects/s/versions", http.StatusTemporaryRedirect))
+	defer elsewhere.Close()
+	if _, err := newClient(t, registry.ClientConfig{URL: elsewhere.URL, User: "u", Password: "p", Retries: -1}).Register(t.Context(), "t", record("y")); err == nil || !strings.Contains(err.Error(), "redirected") {
+		t.Errorf("redirected: %v", err)
+	}
+	for _, cfg := range []registry.ClientConfig{{URL: "ftp://x"}, {URL: "localhost:8081"}, {URL: "http://x", User: "u", Token: "t"}, {URL: "https://x", CertFile: "c"}, {URL: "https://x", CAFile: "/nowhere"}} {
+		if _, err := registry.NewClient(cfg); err == nil {
+			t.Errorf("%+v is accepted", cfg)
+		}
+	}
+}
+
+func TestClientTLS(t *testing.T) {
+	dir := t.TempDir()
+	ca, caKey := certificate(t, dir, "ca", nil, nil)
+	certificate(t, dir, "server", ca, caKey)
+	certificate(t, dir, "client", ca, caKey)
+	store := registry.NewStore(registrytest.NewTopic().Log(), nil)
+	server := httptest.NewUnstartedServer(registry.NewServer(store, registry.ServerConfig{}))
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "server.pem"), filepath.Join(dir, "server.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(ca)
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
+	server.Config.ErrorLog = nil
+	server.StartTLS()
+	defer server.Close()
+	good := registry.ClientConfig{URL: server.URL, CAFile: filepath.Join(dir, "ca.pem"), CertFile: filepath.Join(dir, "client.pem"), KeyFile: filepath.Join(dir, "client.key"), Retries: -1}
+	if _, err := newClient(t, good).Register(t.Context(), "s", record("x")); err != nil {
+		t.Error(err)
+	}
+	for name, change := range map[string]func(*registry.ClientConfig){
+		"unknown authority":     func(c *registry.ClientConfig) { c.CAFile = "" },
+		"no client certificate": func(c *registry.ClientConfig) { c.CertFile, c.KeyFile = "", "" },
+		"another name":          func(c *registry.ClientConfig) { c.ServerName = "elsewhere.example" },
+	} {
+		cfg := good
+		change(&cfg)
+		if _, err := newClient(t, cfg).Register(t.Context(), "s", record("y")); err == nil {
+			t.Errorf("%s is accepted", name)
+		}
+	}
+	cfg := good
+	cfg.CAFile, cfg.InsecureSkipVerify = "", true
+	if _, err := newClient(t, cfg).Register(t.Context(), "s", record("x", "y")); err != nil {
+		t.Errorf("without verification: %v", err)
+	}
+}
+
+// certificate writes name.pem and name.key, signed by ca or by itself.
+func certificate(t *testing.T, dir, name string, ca *x509.Certificate, caKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: ca == nil, BasicConstraintsValid: true,
+		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	parent, parentKey := ca, caKey
+	if ca == nil {
+		parent, parentKey = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, parentKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, block := range map[string]*pem.Block{name + ".pem": {Type: "CERTIFICATE", Bytes: der}, name + ".key": {Type: "EC PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert, key
+}
+
+// The level of a subject is set when we create it, and is its owner's from then on.
+func TestRegistrarLevels(t *testing.T) {
+	store, _, server := newRecorded(t, registry.ServerConfig{})
+	apis := map[string]registry.API{"client": newClient(t, registry.ClientConfig{URL: server.URL}), "store": store.API()}
+	for name, api := range apis {
+		t.Run(name, func(t *testing.T) {
+			ctx := t.Context()
+			fresh := func() *registry.Registrar { return registry.NewRegistrar(api, registry.FullTransitive, false) }
+			mine, theirs, decided := name+"-mine", name+"-theirs", name+"-decided"
+			if _, err := fresh().Register(ctx, mine, record("x")); err != nil {
+				t.Fatal(err)
+			}
+			if l, own := store.Level(mine); l != registry.FullTransitive || !own {
+				t.Errorf("a subject that we created has level %s, own: %v", l, own)
+			}
+			register(t, store, theirs, record("x"))
+			if err := store.SetLevel(ctx, decided, registry.Forward); err != nil {
+				t.Fatal(err)
+			}
+			if err := store.SetLevel(ctx, mine, registry.Backward); err != nil {
+				t.Fatal(err)
+			}
+			for _, subject := range []string{mine, theirs, decided} {
+				if _, err := fresh().Register(ctx, subject, record("x", "y")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for subject, want := range map[string]registry.Level{mine: registry.Backward, theirs: registry.Backward, decided: registry.Forward} {
+				if l, _ := store.Level(subject); l != want {
+					t.Errorf("%s has become %s", subject, l)
+				}
+			}
+			bad := `{"type":"record","name":"R","fields":[{"name":"x","type":"int"}]}`
+			_, err := fresh().Register(ctx, mine, bad)
+			if code(err) != registry.CodeIncompatible {
+				t.Errorf("incompatible: %v", err)
+			}
+			id, err := registry.NewRegistrar(api, "", true).Register(ctx, mine, bad)
+			if err != nil {
+				t.Errorf("forced: %v", err)
+			}
+			if text, err := api.Schema(ctx, id); err != nil || text != bad {
+				t.Errorf("schema: %s, %v", text, err)
+			}
+			if l, own := store.Level(mine); l != registry.Backward || !own {
+				t.Errorf("after forcing the level is %s", l)
+			}
+		})
+	}
+}
+
+// A registry that does not know ?force=true, as Confluent's before 8: the level is NONE for that moment only.
+func TestForceOnAnOlderRegistry(t *testing.T) {
+	store, rec, server := newRecorded(t, registry.ServerConfig{})
+	inner := rec.Handler
+	rec.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.RawQuery = strings.ReplaceAll(r.URL.RawQuery, "force=true", "")
+		inner.ServeHTTP(w, r)
+	})
+	bad := `{"type":"record","name":"R","fields":[{"name":"x","type":"int"}]}`
+	for _, own := range []bool{false, true} {
+		subject := fmt.Sprintf("own-%v", own)
+		register(t, store, subject, record("x"))
+		if own {
+			if err := store.SetLevel(t.Context(), subject, registry.Full); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c := newClient(t, registry.ClientConfig{URL: server.URL})
+		if _, err := c.RegisterSchema(t.Context(), subject, bad, true); err != nil {
+			t.Errorf("%s: %v", subject, err)
+		}
+		want := registry.Backward
+		if own {
+			want = registry.Full
+		}
+		if l, isOwn := store.Level(subject); l != want || isOwn != own {
+			t.Errorf("%s: level %s, own %v", subject, l, isOwn)
+		}
+	}
+}
