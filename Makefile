@@ -7,14 +7,18 @@ ROUNDS   ?= 50
 COUNT    := go run ./internal/testbed/testcount
 LINT     := go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: build test race fuzz lint fmt bench soak demo up down clean
+.PHONY: build test fetch race fuzz lint fmt bench soak demo up down clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o build/walferry ./cmd/walferry
 
 # Everything, under the race detector; then what counts allocations, which the detector adds to.
-test:
+test: fetch
 	$(COUNT) go test -race -timeout 20m ./... -- go test -run Alloc -timeout 5m ./...
+
+# Servers and libraries for the tests: says what is missing on the machine.
+fetch:
+	go run ./internal/testbed/fetch
 
 # The same without the servers' slow parts, for a look in between.
 race:

@@ -63,7 +63,8 @@ var rules = map[string]rule{
 	"internal/proc":              {ours: "", by: "internal/pgserver " + servers},
 	"internal/pgserver":          {ours: "internal/proc", by: servers},
 	"internal/workload":          {ours: "", never: wal + brokers + avro, by: servers},
-	"internal/testbed":           {ours: "internal/pgserver internal/proc internal/workload", by: "bench bench/*"},
+	"internal/testbed":           {ours: "internal/pgserver internal/proc internal/workload", by: "internal/testbed/fetch bench bench/*"},
+	"internal/testbed/fetch":     {ours: "internal/testbed", by: "nobody"},
 	"internal/testbed/testcount": {ours: "", by: "nobody"},
 	"internal/imports":           {ours: "", by: "nobody"},
 }

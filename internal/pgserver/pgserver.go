@@ -103,6 +103,18 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	return s, nil
 }
 
+// Fetch makes sure of the binaries of a version, named as in Config, so that Start need not download them.
+func Fetch(ctx context.Context, version string, progress io.Writer) error {
+	owner, err := unprivileged()
+	if err == nil {
+		_, err = find(ctx, version, owner != nil, progress)
+	}
+	if err != nil {
+		return fmt.Errorf("postgres: %w", err)
+	}
+	return nil
+}
+
 // open chooses binaries and folder and runs initdb where there is no cluster yet.
 func open(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s := &Server{port: cfg.Port, password: cfg.Password, dir: cfg.Dir}

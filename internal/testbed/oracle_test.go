@@ -180,6 +180,11 @@ func (p *publisher) publish(addr, dsn string) {
 			t.Fatalf("%s: %v", topic, err)
 		}
 	}
+	names := make([]string, len(topics.Topics))
+	for i, topic := range topics.Topics {
+		names[i] = topic.Topic
+	}
+	awaitLeaders(t, client, names...)
 	w := &kafka.Writer{Addr: kafka.TCP(addr), RequiredAcks: kafka.RequireAll, BatchTimeout: time.Millisecond, Balancer: &kafka.Hash{}}
 	if err := w.WriteMessages(t.Context(), p.out...); err != nil {
 		t.Fatal(err)

@@ -57,7 +57,39 @@ func newClient(t *testing.T, addr, topic string, replicas int) client {
 	if err := r.Errors[topic]; err != nil {
 		t.Fatal(err)
 	}
+	awaitLeaders(t, c.Client, topic)
 	return c
+}
+
+// awaitLeaders waits until the broker knows of topics that the controller has just made: kafka-go's Writer does not.
+func awaitLeaders(t *testing.T, c *kafka.Client, topics ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for ready := false; !ready; {
+		c.Transport.(*kafka.Transport).CloseIdleConnections() // its metadata are cached for seconds
+		m, err := c.Metadata(ctx, &kafka.MetadataRequest{Topics: topics})
+		switch {
+		case errors.Is(err, kafka.UnknownTopicOrPartition):
+		case err != nil:
+			t.Fatal(err)
+		default:
+			ready = len(m.Topics) == len(topics)
+			for _, topic := range m.Topics {
+				ready = ready && topic.Error == nil && len(topic.Partitions) > 0
+				for _, p := range topic.Partitions {
+					ready = ready && p.Error == nil
+				}
+			}
+		}
+		if !ready {
+			select {
+			case <-ctx.Done():
+				t.Fatalf("topics %v have no leaders", topics)
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}
 }
 
 func (c client) write(ctx context.Context, value string) error {
