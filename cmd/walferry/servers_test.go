@@ -258,11 +258,19 @@ standby: %v
 	b.has(b.walferry(exitFenced, "", "drop", "--yes"), "in use by process")
 	b.has(b.walferry(exitFenced, "", "recover", "--new-slot", "--yes"), "in use")
 
-	// A second instance that is not to wait.
+	// A second instance waits for the slot, and ends in order while it waits.
 	first := b.file
 	b.file = filepath.Join(t.TempDir(), "second.yml")
-	settings(freeAddr(t), false)
-	b.has(b.walferry(exitFenced, "", "run"), "in use")
+	settings(freeAddr(t), true)
+	second := b.start("run")
+	for end := time.Now().Add(30 * time.Second); !strings.Contains(second.errs.String(), "standby: another instance holds the slot"); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("no standby:\n%s", second.errs)
+		}
+	}
+	if code := b.stop(second); code != exitOK {
+		t.Errorf("the standby ended with %d:\n%s", code, second.errs)
+	}
 	b.file = first
 	if code := b.stop(p); code != exitOK {
 		t.Fatalf("run ended with %d:\n%s", code, p.errs)

@@ -133,6 +133,9 @@ func (p *program) tail(ctx context.Context, c *config.Config, topics []string, o
 
 // follow adds the partitions of topics that are not followed yet.
 func follow(ctx context.Context, c *config.Config, client *kafka.Client, reader *kafka.Reader, topics []string, followed map[kafka.TopicPartition]bool, at int64) error {
+	if len(topics) == 0 {
+		topics = nil // all; an empty list would ask for none
+	}
 	found, err := client.Metadata(ctx, topics...)
 	if err != nil {
 		return within(exitKafka, fmt.Errorf("ask %s for topics: %w", c.BootstrapServers(), err))

@@ -37,7 +37,7 @@ type Config struct {
 	Admin        Admin      `yaml:"admin" doc:"The HTTP listener with /healthz, /readyz, /metrics and /status."`
 	Log          Log        `yaml:"log" doc:"Logging. Values of rows are never logged."`
 	DrainTimeout Duration   `yaml:"drain_timeout" doc:"How long a stop by SIGTERM may take to publish what was read and to confirm it. What does not end in time is settled at the next start; nothing is lost or repeated."`
-	Standby      bool       `yaml:"standby" doc:"Wait while another instance holds the slot, and take over when it goes. With false, walferry exits with code 7 instead."`
+	Standby      bool       `yaml:"standby" doc:"What an instance does that another one has taken over from: true, wait as its standby; false, exit with code 7. At its own start any instance waits while the slot is held, since a dead holder gives it back after wal_sender_timeout."`
 }
 
 // Source says what is read and how.
