@@ -147,9 +147,9 @@ func TestClientRetries(t *testing.T) {
 	_, rec, server := newRecorded(t, registry.ServerConfig{})
 	c := newClient(t, registry.ClientConfig{URL: server.URL, Retries: 3})
 	for name, answer := range map[string]func(http.ResponseWriter){
-		"503":              func(w http.ResponseWriter) { http.Error(w, `{"error_code":50301,"message":"busy"}`, 503) },
+		"503":              func(w http.ResponseWriter) { http.Error(w, `{"error_code":50301,"message":"busy"}`, http.StatusServiceUnavailable) },
 		"500":              func(w http.ResponseWriter) { http.Error(w, `{"error_code":50001,"message":"store"}`, 500) },
-		"429":              func(w http.ResponseWriter) { http.Error(w, `slow down`, 429) },
+		"429":              func(w http.ResponseWriter) { http.Error(w, `slow down`, http.StatusTooManyRequests) },
 		"cut":              func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
 		"a page":           func(w http.ResponseWriter) { _, _ = w.Write([]byte("<html>welcome</html>")) },
 		"another 404":      func(w http.ResponseWriter) { http.Error(w, "<html>not here</html>", 404) },
@@ -190,7 +190,7 @@ func TestClientRetries(t *testing.T) {
 		t.Errorf("a refusal: %v", err)
 	}
 	// An ended context ends the retries.
-	rec.instead(func(w http.ResponseWriter, _ int) bool { http.Error(w, "", 503); return true })
+	rec.instead(func(w http.ResponseWriter, _ int) bool { http.Error(w, "", http.StatusServiceUnavailable); return true })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := c.Register(ctx, "u", record("x")); err == nil || len(rec.seen()) > 1 {
@@ -240,7 +240,7 @@ func TestClientAuthenticates(t *testing.T) {
 	var got string
 	bearer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		got = r.Header.Get("Authorization")
-		http.Error(w, `{"error_code":40301,"message":"writes are refused"}`, 403)
+		http.Error(w, `{"error_code":40301,"message":"writes are refused"}`, http.StatusForbidden)
 	}))
 	defer bearer.Close()
 	_, err = newClient(t, registry.ClientConfig{URL: bearer.URL, Token: "abc"}).Register(t.Context(), "t", record("x"))
