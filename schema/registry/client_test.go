@@ -147,7 +147,9 @@ func TestClientRetries(t *testing.T) {
 	_, rec, server := newRecorded(t, registry.ServerConfig{})
 	c := newClient(t, registry.ClientConfig{URL: server.URL, Retries: 3})
 	for name, answer := range map[string]func(http.ResponseWriter){
-		"503":              func(w http.ResponseWriter) { http.Error(w, `{"error_code":50301,"message":"busy"}`, http.StatusServiceUnavailable) },
+		"503": func(w http.ResponseWriter) {
+			http.Error(w, `{"error_code":50301,"message":"busy"}`, http.StatusServiceUnavailable)
+		},
 		"500":              func(w http.ResponseWriter) { http.Error(w, `{"error_code":50001,"message":"store"}`, 500) },
 		"429":              func(w http.ResponseWriter) { http.Error(w, `slow down`, http.StatusTooManyRequests) },
 		"cut":              func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
