@@ -849,9 +849,7 @@ func TestRefusals(t *testing.T) {
 
 	// The server restarts under the catalog, which connects again; with a lower wal_level nothing can stream.
 	plain := catalog(t, cfg)
-	if err := plain.DropSlot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, "the walsender has ended, and the slot can be dropped", func() bool { return plain.DropSlot(ctx) == nil })
 	pg.Exec(testbed.Superuser, `ALTER SYSTEM SET wal_level = replica`)
 	if err := pg.Restart(ctx, pgserver.Fast); err != nil {
 		t.Fatal(err)
