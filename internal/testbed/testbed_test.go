@@ -93,7 +93,9 @@ func awaitLeaders(t *testing.T, c *kafka.Client, topics ...string) {
 }
 
 func (c client) write(ctx context.Context, value string) error {
-	w := &kafka.Writer{Addr: c.Addr, Topic: c.topic, RequiredAcks: kafka.RequireAll, BatchSize: 1, MaxAttempts: 100,
+	// The default transport would know this address from another test, and with it the topics of that time.
+	c.Transport.(*kafka.Transport).CloseIdleConnections()
+	w := &kafka.Writer{Addr: c.Addr, Transport: c.Transport, Topic: c.topic, RequiredAcks: kafka.RequireAll, BatchSize: 1, MaxAttempts: 100,
 		WriteBackoffMax: 200 * time.Millisecond}
 	return errors.Join(w.WriteMessages(ctx, kafka.Message{Value: []byte(value)}), w.Close())
 }
