@@ -30,6 +30,8 @@ fuzz:
 		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; done; done
 
 lint:
+	go mod tidy -diff
+	go -C tools mod tidy -diff
 	$(LINT) run --allow-parallel-runners ./...
 
 fmt:
