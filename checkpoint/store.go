@@ -34,6 +34,20 @@ func (s *State) Relation(oid uint32, at Position) *Relation {
 	return versions[i-1]
 }
 
+// Remember adds a version that the running session saves, in place of one with the same start.
+func (s *State) Remember(r *Relation) {
+	versions := s.Relations[r.OID]
+	if i, found := find(versions, r.Start); found {
+		versions[i] = r
+	} else {
+		versions = slices.Insert(versions, i, r)
+	}
+	if s.Relations == nil {
+		s.Relations = make(map[uint32][]*Relation)
+	}
+	s.Relations[r.OID] = versions
+}
+
 func find(versions []*Relation, start Position) (int, bool) {
 	return slices.BinarySearchFunc(versions, start, func(r *Relation, p Position) int { return r.Start.Compare(p) })
 }
@@ -68,38 +82,26 @@ func fold[T any](into **T, value []byte, decode func([]byte) (*T, error)) error 
 }
 
 func (s *State) applyRelation(key, value []byte) error {
-	var r *Relation
-	if value == nil {
-		oid, start, err := decodeRelationKey(key)
+	if value != nil {
+		r, err := DecodeRelation(key, value)
 		if err != nil {
-			return &MalformedError{Key: string(key), Err: err}
-		}
-		r = &Relation{OID: oid, Start: start}
-	} else {
-		var err error
-		if r, err = DecodeRelation(key, value); err != nil {
 			return err
 		}
-	}
-	versions := s.Relations[r.OID]
-	i, found := find(versions, r.Start)
-	switch {
-	case value == nil && found:
-		versions = slices.Delete(versions, i, i+1)
-	case value == nil:
-	case found:
-		versions[i] = r
-	default:
-		versions = slices.Insert(versions, i, r)
-	}
-	if len(versions) == 0 {
-		delete(s.Relations, r.OID)
+		s.Remember(r)
 		return nil
 	}
-	if s.Relations == nil {
-		s.Relations = make(map[uint32][]*Relation)
+	oid, start, err := decodeRelationKey(key)
+	if err != nil {
+		return &MalformedError{Key: string(key), Err: err}
 	}
-	s.Relations[r.OID] = versions
+	i, found := find(s.Relations[oid], start)
+	if !found {
+		return nil
+	}
+	s.Relations[oid] = slices.Delete(s.Relations[oid], i, i+1)
+	if len(s.Relations[oid]) == 0 {
+		delete(s.Relations, oid)
+	}
 	return nil
 }
 

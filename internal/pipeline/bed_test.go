@@ -23,14 +23,16 @@ import (
 
 // registrar is a registry in memory: the same text under the same subject has the same id.
 type registrar struct {
-	mu  sync.Mutex
-	ids map[string]int32
-	avr map[int32]string
+	mu    sync.Mutex
+	ids   map[string]int32
+	avr   map[int32]string
+	asked int
 }
 
 func (r *registrar) Register(_ context.Context, subject, avro string) (int32, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.asked++
 	if r.ids == nil {
 		r.ids, r.avr = map[string]int32{}, map[int32]string{}
 	}

@@ -157,12 +157,18 @@ func (b *bed) all(table string) []event {
 // checkpoint reads the pipeline's checkpoint, nil if there is none.
 func (b *bed) checkpoint() *checkpoint.Checkpoint {
 	b.t.Helper()
+	return b.state().Checkpoint
+}
+
+// state is what the checkpoint topic holds.
+func (b *bed) state() *checkpoint.State {
+	b.t.Helper()
 	s := &store{topic: "_walferry." + b.name, kafka: b.plain()}
 	st, err := s.peek(b.t.Context())
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return st.Checkpoint
+	return st
 }
 
 // ends are the end offsets of topics, -1 for one that does not exist.

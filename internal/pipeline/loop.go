@@ -32,18 +32,19 @@ type loop struct {
 	building *sealed // batch being built; its checkpoint is made when it is sealed
 	spare    *sealed // the other one, nil while it is in flight
 
-	inTx      bool
-	drop      checkpoint.Action // what the gate said of the open transaction
-	beat      bool              // a heartbeat's transaction is in it
-	since     time.Time         // when its first whole transaction ended
-	wholes    int64             // whole transactions in the batch being built, also those without a record
-	whole     checkpoint.Witness
-	position  checkpoint.Position
-	parts     int // parts of the open transaction already published
-	results   chan outcome
-	inFlight  time.Time // since when a transaction is in flight; zero when none is
-	stopping  bool
-	heartbeat heartbeat
+	inTx        bool
+	drop        checkpoint.Action // what the gate said of the open transaction
+	beat        bool              // a heartbeat's transaction is in it
+	since       time.Time         // when its first whole transaction ended
+	wholes      int64             // whole transactions in the batch being built, also those without a record
+	whole       checkpoint.Witness
+	position    checkpoint.Position
+	generations map[uint32]uint32 // as the checkpoint had them: of each table's first copy
+	parts       int               // parts of the open transaction already published
+	results     chan outcome
+	inFlight    time.Time // since when a transaction is in flight; zero when none is
+	stopping    bool
+	heartbeat   heartbeat
 }
 
 // run is the loop's whole life after the start road is done.
@@ -349,7 +350,7 @@ func (l *loop) start(ctx context.Context) error {
 	}
 	c := checkpoint.Checkpoint{
 		SystemID: l.system.ID, Timeline: l.system.Timeline, Slot: l.source.Slot, State: checkpoint.Live,
-		Witness: l.whole, Position: l.position,
+		Witness: l.whole, Position: l.position, Generations: l.generations,
 	}
 	if l.inTx && (split || l.parts > 0) {
 		if split {
@@ -357,10 +358,10 @@ func (l *loop) start(ctx context.Context) error {
 		}
 		c.Split = &checkpoint.Split{XID: l.builder.tx.XID, CommitTime: l.builder.tx.CommitTime, Part: l.parts}
 	}
-	if err := l.store.append(s.batch, &c, s.relations); err != nil {
+	s.checkpoint, s.sealedAt = c, time.Now()
+	if err := l.store.seal(s); err != nil {
 		return err
 	}
-	s.checkpoint, s.sealedAt = c, time.Now()
 	s.stats = batchStats{
 		transactions: l.wholes, changes: l.builder.changes, skipped: l.builder.skipped,
 		records: s.batch.Records(), bytes: s.batch.Bytes(), lastCommit: l.whole.CommitTime,
@@ -392,7 +393,7 @@ func (l *loop) settled(o outcome) error {
 	hit("after-confirm")
 	l.committed(o)
 	o.sealed.batch.Reset()
-	o.sealed.relations = o.sealed.relations[:0]
+	o.sealed.relations, o.sealed.superseded = o.sealed.relations[:0], nil
 	l.spare = o.sealed
 	return nil
 }

@@ -14,7 +14,8 @@ import (
 type sealed struct {
 	batch      *sink.Batch
 	checkpoint checkpoint.Checkpoint
-	relations  []checkpoint.Relation // versions first used in it
+	relations  []*checkpoint.Relation // versions first used in it
+	superseded []*checkpoint.Relation // versions that it takes away
 	stats      batchStats
 	sealedAt   time.Time
 }

@@ -329,8 +329,8 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 	}
 	l := &loop{
 		session: s, stream: stream, decoder: decode.NewDecoder(), gate: gate,
-		building: &sealed{batch: s.producer.NewBatch()}, spare: &sealed{batch: s.producer.NewBatch()},
-		whole: cp.Witness, position: cp.Position, results: make(chan outcome, 1),
+		building: &sealed{batch: s.producer.NewBatch(), superseded: s.saved.Superseded()}, spare: &sealed{batch: s.producer.NewBatch()},
+		whole: cp.Witness, position: cp.Position, generations: cp.Generations, results: make(chan outcome, 1),
 		heartbeat: heartbeat{
 			interval: s.health.interval, done: make(chan error, 1),
 			failed: func(err error) { s.log.Warn("heartbeat", "error", err) },

@@ -116,21 +116,25 @@ func (s *store) saveTextMode(ctx context.Context, reason string) error {
 	return err
 }
 
-// append puts the checkpoint behind the records of the batch that it covers.
-func (s *store) append(b *sink.Batch, c *checkpoint.Checkpoint, relations []checkpoint.Relation) error {
-	for i := range relations {
-		value, err := checkpoint.AppendRelation(nil, &relations[i])
+// seal puts what is saved with a batch behind its records: relation versions first, the checkpoint last.
+func (s *store) seal(b *sealed) error {
+	for _, r := range b.superseded {
+		if err := b.batch.AppendLast(s.topic, 0, s.now(), checkpoint.AppendRelationKey(nil, r), nil, nil); err != nil {
+			return fmt.Errorf("forget relation %d: %w", r.OID, err)
+		}
+	}
+	for _, r := range b.relations {
+		value, err := checkpoint.AppendRelation(nil, r)
 		if err != nil {
 			return err
 		}
-		key := checkpoint.AppendRelationKey(nil, &relations[i])
-		if err := b.AppendLast(s.topic, 0, s.now(), key, value, nil); err != nil {
-			return fmt.Errorf("save relation %d: %w", relations[i].OID, err)
+		if err := b.batch.AppendLast(s.topic, 0, s.now(), checkpoint.AppendRelationKey(nil, r), value, nil); err != nil {
+			return fmt.Errorf("save relation %d: %w", r.OID, err)
 		}
 	}
-	value, err := checkpoint.AppendCheckpoint(nil, c)
+	value, err := checkpoint.AppendCheckpoint(nil, &b.checkpoint)
 	if err != nil {
 		return err
 	}
-	return b.AppendLast(s.topic, 0, s.now(), []byte(checkpoint.Key), value, nil)
+	return b.batch.AppendLast(s.topic, 0, s.now(), []byte(checkpoint.Key), value, nil)
 }

@@ -205,14 +205,19 @@ func (l *loop) savedRelation(rel *decode.Relation, at decode.Position) (*relatio
 	if r == nil {
 		return nil, nil
 	}
-	var rec relationRecord
-	if err := json.Unmarshal(r.Payload, &rec); err != nil {
+	rec, err := decodeRelation(r)
+	if err != nil {
 		return nil, fmt.Errorf("saved relation of %s: %w", rel, err)
 	}
 	if rec.Relation == nil || !rec.Relation.Equal(rel) {
 		return nil, nil
 	}
-	return &rec, nil
+	return rec, nil
+}
+
+func decodeRelation(r *checkpoint.Relation) (*relationRecord, error) {
+	rec := new(relationRecord)
+	return rec, json.Unmarshal(r.Payload, rec)
 }
 
 // saveRelation puts the version into the checkpoint topic in the transaction of its first use.
@@ -221,8 +226,10 @@ func (l *loop) saveRelation(rel *decode.Relation, at decode.Position, rec *relat
 	if err != nil {
 		return fmt.Errorf("encode relation %s: %w", rel, err)
 	}
-	r := checkpoint.Relation{OID: rel.ID, Start: position(at), Payload: payload}
+	r := &checkpoint.Relation{OID: rel.ID, Start: position(at), Payload: payload}
 	l.building.relations = append(l.building.relations, r)
+	// Known at once: were the next version to say the same as an older one, it would be taken for that.
+	l.saved.Remember(r)
 	return nil
 }
 
