@@ -93,6 +93,42 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestFrameLSN holds what the position rests on: the rows of a COPY share an LSN, which is why it counts them; those of one
+// INSERT with several rows do not; a Relation message has no place in the WAL.
+func TestFrameLSN(t *testing.T) {
+	n := 0
+	for path, frames := range captured(t) {
+		var rows []pglogrepl.LSN
+		for _, f := range frames {
+			switch f.msg[0] {
+			case 'R':
+				if f.walStart != 0 {
+					t.Errorf("%s: a Relation message at %s", path, f.walStart)
+				}
+			case 'I':
+				rows = append(rows, f.walStart)
+			default:
+				if f.walStart == 0 && f.msg[0] != 'Y' {
+					t.Errorf("%s: a message %q at 0/0", path, f.msg[0])
+				}
+			}
+		}
+		if filepath.Base(filepath.Dir(path)) != "same-lsn" {
+			continue
+		}
+		n++
+		if rows[0] != rows[1] || rows[1] != rows[2] || rows[2] != rows[3] {
+			t.Errorf("%s: the rows of the COPY are at %v", path, rows[:4])
+		}
+		if rows[4] >= rows[5] {
+			t.Errorf("%s: the rows of the INSERT are at %v", path, rows[4:6])
+		}
+	}
+	if n < 3 {
+		t.Errorf("%d captures of same-lsn", n)
+	}
+}
+
 func firstDifference(got, want string) string {
 	g, w := strings.Split(got, "\n"), strings.Split(want, "\n")
 	for i := range max(len(g), len(w)) {

@@ -191,6 +191,7 @@ func TestUncertainCommit(t *testing.T) {
 					t.Fatalf("a later batch before it was settled: %v", err)
 				}
 				f.Clear()
+				recovered(t, b, p)
 				last := settle(t, p, c, checkpoint)
 				if landed := last == "first"; landed != tc.landed {
 					t.Fatalf("the checkpoint topic says %q", last)
@@ -392,9 +393,7 @@ func TestCancel(t *testing.T) {
 			}
 			f.Clear()
 			if api == protocol.EndTxn {
-				if err := p.Recover(within(t, 10*time.Second)); err != nil {
-					t.Fatal(err)
-				}
+				recovered(t, b, p)
 			}
 			publish(t, p, batch)
 			expect(t, committed(t, c, events, 0, 1), "one")

@@ -359,8 +359,8 @@ func (p *Producer) send(ctx context.Context, items []item, res *Result) ([]item,
 			r := o.results[i]
 			switch {
 			case r.Err == nil, kafka.IsCode(r.Err, kafkago.DuplicateSequenceNumber):
-				// A duplicate of one of its last five batches is answered like the first copy, with its offset; of an older
-				// one, with 46 and no offset.
+				// A duplicate of one of its last five batches is answered like the first copy, with its offset. 46, without
+				// one, is what the protocol has for older ones; brokers from 3.9 on were seen to answer these with 45.
 				res.Bytes += len(it.chunk.wire)
 				if it.first {
 					res.Offsets[it.part.tp] = r.BaseOffset

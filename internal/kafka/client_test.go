@@ -422,7 +422,7 @@ func TestReplayBehindOpenTransaction(t *testing.T) {
 			t.Errorf("replay up to the marker: %q", got)
 		}
 		f.Clear()
-		if err := foreign.p.Recover(within(t, 10*time.Second)); err != nil { // aborts
+		if err := foreign.p.Init(within(t, 10*time.Second)); err != nil { // aborts
 			t.Fatal(err)
 		}
 		until = ours.put("session", "t")

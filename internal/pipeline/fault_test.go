@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,7 +39,8 @@ func within(t testing.TB, what string, c <-chan struct{}) {
 // late: whatever the producer could know, each event is there once.
 func TestUncertainCommit(t *testing.T) {
 	pg := testbed.Postgres(t, "")
-	b := newBed(t, pg, testbed.Kafka(t), "uncertain")
+	broker := testbed.Kafka(t)
+	b := newBed(t, pg, broker, "uncertain")
 	// No heartbeat of its own: the faults strike the transaction that the test writes.
 	b.adjust = func(c *Config) { c.Source.Heartbeat, c.Sink.PublishTimeout = time.Hour, 2*time.Second }
 	faults := b.faulty()
@@ -94,8 +96,15 @@ func TestUncertainCommit(t *testing.T) {
 	b.t = t
 	r.watcher.mu.Lock()
 	defer r.watcher.mu.Unlock()
-	if n := len(r.watcher.endings); n != 0 {
-		t.Errorf("%d sessions ended: a Kafka error alone must not cost a session: %v", n, r.watcher.endings)
+	// Brokers before 4.0 take the way out of an open transaction for a zombie's, see TestConformanceInitOverOpen in sink.
+	allowed := 0
+	if strings.HasPrefix(broker.Version, "3.") {
+		allowed = 1
+	}
+	for _, err := range r.watcher.endings {
+		if n := len(r.watcher.endings); n > allowed || !errors.Is(err, kafka.ErrFenced) {
+			t.Errorf("%d sessions ended: a Kafka error alone must not cost a session: %v", n, err)
+		}
 	}
 	for _, err := range r.watcher.aborts {
 		var uncertain *sink.UncertainError
