@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"fmt"
 	"testing"
 
 	"walferry/internal/testbed"
@@ -49,6 +50,33 @@ func TestRelationVersions(t *testing.T) {
 	}
 	if left := versions(); len(left) != 1 || left[0] != first[2] {
 		t.Errorf("after a restart behind them all the versions left are %v, want [%d]", left, first[2])
+	}
+	r.drain(t)
+}
+
+// TestDroppedTable holds that rows of a table which is gone by the time they are read, and those of another one that has
+// its name by then, are published like any others.
+func TestDroppedTable(t *testing.T) {
+	pg := testbed.Postgres(t, "")
+	b := newBed(t, pg, testbed.Kafka(t), "dropped")
+	pg.Exec(testbed.Owner, `CREATE TYPE mood AS ENUM ('sad', 'glad')`, `CREATE TABLE item (id int PRIMARY KEY, m mood)`)
+	b.publish("item")
+	r := b.start()
+	r.first(t)
+	r.drain(t)
+	pg.Exec(testbed.Owner,
+		`INSERT INTO item VALUES (1, 'sad')`, `DROP TABLE item`, `DROP TYPE mood`,
+		`CREATE TABLE item (id int PRIMARY KEY, n text)`, `ALTER PUBLICATION walferry_dropped ADD TABLE item`,
+		`INSERT INTO item VALUES (2, 'two')`)
+	r = b.start()
+	b.caughtUp(r)
+	got := map[string]bool{}
+	for _, e := range b.read("item", 2) {
+		after, _ := inner(e.value["after"]).(map[string]any)
+		got[fmt.Sprint(inner(after["id"]), " ", inner(after["m"]), " ", inner(after["n"]))] = true
+	}
+	if !got["1 sad <nil>"] || !got["2 <nil> two"] {
+		t.Errorf("rows %v", got)
 	}
 	r.drain(t)
 }

@@ -14,6 +14,7 @@ import (
 	"walferry/decode"
 	"walferry/schema"
 	"walferry/sink"
+	"walferry/source"
 )
 
 // errTextMode ends a session whose stream brings a type that can only be read as text: the next one asks for text.
@@ -170,11 +171,12 @@ func (l *loop) newTable(ctx context.Context, rel *decode.Relation, at decode.Pos
 // Relation message says and the types that remain.
 func (l *loop) describe(ctx context.Context, rel *decode.Relation) (*decode.Descriptor, error) {
 	desc, err := l.cat.Describe(ctx, rel.ID)
+	if is[*source.TableMissingError](err) {
+		l.log.Warn("the table was dropped: comments, and the primary key under replica identity full, are not known", "table", rel.String())
+		desc, err = &decode.Descriptor{Relation: rel.ID}, nil
+	}
 	if err != nil {
 		return nil, err
-	}
-	if desc == nil {
-		desc = &decode.Descriptor{Relation: rel.ID}
 	}
 	var missing []uint32
 	for _, c := range rel.Columns {
