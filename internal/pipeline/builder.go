@@ -38,11 +38,11 @@ type builder struct {
 	tables    []*table  // touched by this transaction: their per-transaction counters are reset at its end
 	context   []sink.Header
 
-	key, oldKey, value []byte
-	id, text           []byte
-	unchanged          []string
-	headers            []sink.Header
-	meta               schema.Meta
+	key, oldKey, newKey, value []byte
+	id, text                   []byte
+	unchanged                  []string
+	headers                    []sink.Header
+	meta                       schema.Meta
 
 	changes, skipped int64 // since the last seal, for metrics
 }
@@ -191,18 +191,17 @@ func (b *builder) event(t *table, c *decode.Change, op byte, drop bool) error {
 }
 
 // move appends what a changed key becomes: delete of the old, its tombstone, create of the new. b.key and b.oldKey hold
-// the two keys.
+// the two keys: record writes every record's own key into b.key, so the new one moves aside, and leaves b.oldKey alone.
 func (b *builder) move(t *table, c *decode.Change, drop bool) error {
-	newKey := append([]byte(nil), b.key...)
-	oldKey := append([]byte(nil), b.oldKey...)
-	if err := b.remove(t, c, drop, newKey); err != nil {
+	b.newKey = append(b.newKey[:0], b.key...)
+	if err := b.remove(t, c, drop, b.newKey); err != nil {
 		return err
 	}
 	b.count(t, c.Position, c.Ordinal)
 	if drop {
 		return nil
 	}
-	return b.record(t, c, 'c', false, 2, &sink.Header{Key: "__debezium.oldkey", Value: oldKey})
+	return b.record(t, c, 'c', false, 2, &sink.Header{Key: "__debezium.oldkey", Value: b.oldKey})
 }
 
 // remove appends a delete and its tombstone. newKey is set where the row lives on under another key.

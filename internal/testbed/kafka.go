@@ -71,7 +71,7 @@ func Kafka(t testing.TB) *Broker {
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.broker == nil && shared.err == nil {
-		shared.broker, shared.err = newBroker(started(t), nil)
+		shared.broker, shared.err = StartKafka(started(t))
 	}
 	if shared.err != nil {
 		t.Fatal(shared.err)
@@ -82,12 +82,12 @@ func Kafka(t testing.TB) *Broker {
 // KafkaAlone starts a broker for this test. Settings are lines of server.properties as "name=value" that win over ours.
 func KafkaAlone(t testing.TB, settings ...string) *Broker {
 	t.Helper()
-	b, err := newBroker(started(t), settings)
+	b, err := StartKafka(started(t), settings...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := b.close(); err != nil {
+		if err := b.Close(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -124,7 +124,7 @@ func Kafka3(t testing.TB, settings ...string) *Cluster {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			if err := b.close(); err != nil {
+			if err := b.Close(); err != nil {
 				t.Error(err)
 			}
 		})
@@ -152,12 +152,13 @@ func stopShared() error {
 	if shared.broker == nil {
 		return nil
 	}
-	err := shared.broker.close()
+	err := shared.broker.Close()
 	shared.broker = nil
 	return err
 }
 
-func newBroker(ctx context.Context, settings []string) (*Broker, error) {
+// StartKafka is KafkaAlone outside of a test; Close ends the broker. The context bounds the start only.
+func StartKafka(ctx context.Context, settings ...string) (*Broker, error) {
 	jars, version, err := kafkaJars(ctx)
 	if err != nil {
 		return nil, err
@@ -177,7 +178,7 @@ func newBroker(ctx context.Context, settings []string) (*Broker, error) {
 		return nil, err
 	}
 	if err := b.Start(ctx); err != nil {
-		return nil, errors.Join(err, b.close())
+		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil
 }
@@ -256,7 +257,7 @@ func formatted(ctx context.Context, jars, version string, n node) (_ *Broker, er
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, b.close())
+			err = errors.Join(err, b.Close())
 		}
 	}()
 	_, controller, _ := strings.Cut(n.controller, "@")
@@ -446,8 +447,8 @@ func (b *Broker) PID() int {
 // LogFile is what the broker said, over all starts. kfake says nothing.
 func (b *Broker) LogFile() string { return filepath.Join(b.dir, "server.log") }
 
-// close ends the broker and deletes its data.
-func (b *Broker) close() error {
+// Close ends the broker and deletes its data.
+func (b *Broker) Close() error {
 	err := b.Kill()
 	if b.remove != nil {
 		err = errors.Join(err, b.remove())
@@ -468,7 +469,7 @@ func newFake() (_ *Broker, err error) {
 		return nil, err
 	}
 	if err := b.startFake(); err != nil {
-		return nil, errors.Join(err, b.close())
+		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil
 }

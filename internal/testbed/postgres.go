@@ -2,6 +2,7 @@ package testbed
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -57,21 +58,41 @@ func Postgres(t testing.TB, version string, settings ...string) *PG {
 			t.Error(err)
 		}
 	})
-	c := connect(t, server.DSN("postgres", Superuser))
-	for _, sql := range []string{
+	if err := OpenShop(t.Context(), server); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// OpenShop makes the roles and the database in a new server.
+func OpenShop(ctx context.Context, server *pgserver.Server) error {
+	if err := Exec(ctx, server.DSN("postgres", Superuser),
 		fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", Owner, server.Password()),
 		fmt.Sprintf("CREATE ROLE %s LOGIN REPLICATION PASSWORD '%s'", Reader, server.Password()),
 		fmt.Sprintf("CREATE DATABASE %s OWNER %s", Shop, Owner),
 		fmt.Sprintf("REVOKE CONNECT ON DATABASE %s FROM PUBLIC", Shop),
 		fmt.Sprintf("GRANT CONNECT ON DATABASE %s TO %s", Shop, Reader),
-	} {
-		run(t, c, sql)
+	); err != nil {
+		return err
 	}
-	p.Exec(Superuser,
+	return Exec(ctx, server.DSN(Shop, Superuser),
 		"ALTER SCHEMA public OWNER TO "+Owner,
 		"GRANT USAGE ON SCHEMA public TO "+Reader,
 		fmt.Sprintf("ALTER DEFAULT PRIVILEGES FOR ROLE %s GRANT SELECT ON TABLES TO %s", Owner, Reader))
-	return p
+}
+
+// Exec runs statements on a connection of their own, each in a transaction of its own.
+func Exec(ctx context.Context, dsn string, statements ...string) error {
+	c, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	for _, sql := range statements {
+		if _, err := c.Exec(ctx, sql); err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", sql, err), c.Close(context.WithoutCancel(ctx)))
+		}
+	}
+	return c.Close(context.WithoutCancel(ctx))
 }
 
 // DSN is the URL of the database Shop for a role.
@@ -102,21 +123,7 @@ func connect(t testing.TB, dsn string) *pgx.Conn {
 // Exec runs statements in Shop as a role, each in a transaction of its own.
 func (p *PG) Exec(role string, statements ...string) {
 	p.t.Helper()
-	c, err := pgx.Connect(p.t.Context(), p.DSN(role))
-	if err != nil {
+	if err := Exec(p.t.Context(), p.DSN(role), statements...); err != nil {
 		p.t.Fatal(err)
-	}
-	for _, sql := range statements {
-		run(p.t, c, sql)
-	}
-	if err := c.Close(context.WithoutCancel(p.t.Context())); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
-func run(t testing.TB, c *pgx.Conn, sql string) {
-	t.Helper()
-	if _, err := c.Exec(t.Context(), sql); err != nil {
-		t.Fatalf("%s: %v", sql, err)
 	}
 }
