@@ -286,7 +286,7 @@ admin: {listen: %[5]q, pprof: %[6]v}
 		var profiled chan error
 		if profile {
 			profiled = make(chan error, 1)
-			go func() { profiled <- fetchProfile(ctx, "http://"+admin+"/debug/pprof/profile?seconds=5", b.o.profile) }()
+			go func() { profiled <- fetchProfile(ctx, "http://"+admin+"/debug/pprof/profile?seconds=10", b.o.profile) }()
 		}
 		deletes := b.o.changes / 10
 		if err := c.read(reading, func() bool { return c.tally.records() >= b.o.changes+deletes }); err != nil {
