@@ -40,8 +40,19 @@ type Type struct {
 	BaseMod  int32  // a domain's type modifier for its base; -1 for none
 	Labels   []string
 	Delim    byte // pg_type.typdelim, between elements in an array's text
+	// Attributes of a composite in their order, without dropped ones, as its values have them.
+	Attributes []Attribute
+	Subtype    uint32 // a range's element type
+	Range      uint32 // a multirange's range type
 	// HasBinary: the type has a send function, so a binary stream does not fail on it.
 	HasBinary bool
+}
+
+// Attribute is a column of a composite type.
+type Attribute struct {
+	Name string `json:"name"`
+	Type uint32 `json:"type"`
+	Mod  int32  `json:"mod"`
 }
 
 // typeJSON is Type in JSON: the one-letter codes as letters.
@@ -57,13 +68,17 @@ type typeJSON struct {
 	Labels    []string `json:"labels,omitempty"`
 	Delim     string   `json:"delim,omitempty"`
 	HasBinary bool     `json:"has_binary,omitempty"`
+
+	Attributes []Attribute `json:"attributes,omitempty"`
+	Subtype    uint32      `json:"subtype,omitempty"`
+	Range      uint32      `json:"range,omitempty"`
 }
 
 // MarshalJSON writes the one-letter codes as the letters that the catalog shows.
 func (t Type) MarshalJSON() ([]byte, error) {
 	j := typeJSON{
 		OID: t.OID, Schema: t.Schema, Name: t.Name, Elem: t.Elem, Base: t.Base, BaseMod: t.BaseMod,
-		Labels: t.Labels, HasBinary: t.HasBinary,
+		Labels: t.Labels, HasBinary: t.HasBinary, Attributes: t.Attributes, Subtype: t.Subtype, Range: t.Range,
 	}
 	for _, c := range []struct {
 		code byte
@@ -89,7 +104,7 @@ func (t *Type) UnmarshalJSON(b []byte) error {
 	}
 	r := Type{
 		OID: j.OID, Schema: j.Schema, Name: j.Name, Elem: j.Elem, Base: j.Base, BaseMod: j.BaseMod,
-		Labels: j.Labels, HasBinary: j.HasBinary,
+		Labels: j.Labels, HasBinary: j.HasBinary, Attributes: j.Attributes, Subtype: j.Subtype, Range: j.Range,
 	}
 	for _, c := range []struct {
 		code *byte

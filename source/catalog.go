@@ -240,45 +240,12 @@ func (c *Catalog) Explain(ctx context.Context, err error) error {
 func (c *Catalog) Describe(ctx context.Context, relation uint32) (*decode.Descriptor, error) {
 	d := new(decode.Descriptor)
 	err := c.on(ctx, &c.ask, "describe table", func(conn *pgx.Conn) error {
-		*d = decode.Descriptor{Relation: relation}
-		// One snapshot for all of it.
-		return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-			err := tx.QueryRow(ctx, `SELECT coalesce(obj_description(c.oid, 'pg_class'), ''),
-				ARRAY(SELECT a.attname::text FROM pg_index i
-					CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(num, ord)
-					JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num
-					WHERE i.indrelid = c.oid AND i.indisprimary AND k.ord <= i.indnkeyatts ORDER BY k.ord)
-				FROM pg_class c WHERE c.oid = $1`, relation).Scan(&d.Comment, &d.PrimaryKey)
-			if errors.Is(err, pgx.ErrNoRows) {
-				return &TableMissingError{[]string{fmt.Sprintf("OID %d", relation)}}
-			}
-			if err != nil {
-				return err
-			}
-			rows, err := tx.Query(ctx, `SELECT a.attname::text, coalesce(col_description(a.attrelid, a.attnum), ''), a.attnotnull,
-				coalesce(pg_get_expr(f.adbin, f.adrelid), ''), a.attgenerated <> '', a.atttypid
-				FROM pg_attribute a LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
-				WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, relation)
-			if err != nil {
-				return err
-			}
-			var types []uint32
-			var col decode.ColumnFacts
-			var typ uint32
-			_, err = pgx.ForEachRow(rows, []any{&col.Name, &col.Comment, &col.NotNull, &col.Default, &col.Generated, &typ}, func() error {
-				if col.Generated {
-					col.Default = "" // it is the generation expression, which nobody can insert
-				}
-				d.Columns = append(d.Columns, col)
-				types = append(types, typ)
-				return nil
-			})
-			if err != nil {
-				return err
-			}
-			d.Types, err = describeTypes(ctx, tx, types)
-			return err
-		})
+		*d = decode.Descriptor{}
+		err := conn.QueryRow(ctx, describeTable, relation).Scan(d)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return &TableMissingError{[]string{fmt.Sprintf("OID %d", relation)}}
+		}
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -287,53 +254,63 @@ func (c *Catalog) Describe(ctx context.Context, relation uint32) (*decode.Descri
 }
 
 // DescribeTypes returns the types and, recursively, what they are made of: elements of arrays, bases of domains, attributes of
-// composites, subtypes of ranges. A type that does not exist is not in the result.
+// composites, subtypes of ranges, ranges of multiranges. A type that does not exist is not in the result.
 func (c *Catalog) DescribeTypes(ctx context.Context, oids ...uint32) (map[uint32]*decode.Type, error) {
-	var m map[uint32]*decode.Type
-	err := c.on(ctx, &c.ask, "describe types", func(conn *pgx.Conn) (err error) {
-		m, err = describeTypes(ctx, conn, oids)
-		return err
+	m := make(map[uint32]*decode.Type)
+	err := c.on(ctx, &c.ask, "describe types", func(conn *pgx.Conn) error {
+		clear(m)
+		return conn.QueryRow(ctx, "SELECT coalesce(("+describeTypes("unnest($1::oid[])")+"), '{}')", oids).Scan(&m)
 	})
-	return m, err
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-func describeTypes(ctx context.Context, q querier, oids []uint32) (map[uint32]*decode.Type, error) {
-	// typsubscript tells true arrays from types like name and point, which have a typelem too.
-	rows, err := q.Query(ctx, `WITH RECURSIVE wanted(oid) AS (
-			SELECT unnest($1::oid[])
+// describeTable is decode.Descriptor in JSON for the table with OID $1, in one statement and so of one snapshot; no row for one
+// that does not exist. A column's default leaves out the expression of a generated one, which nobody can insert.
+var describeTable = `SELECT jsonb_strip_nulls(jsonb_build_object(
+	'relation', c.oid::bigint,
+	'comment', obj_description(c.oid, 'pg_class'),
+	'primary_key', (SELECT jsonb_agg(a.attname ORDER BY k.ord) FROM pg_index i
+		CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(num, ord)
+		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num
+		WHERE i.indrelid = c.oid AND i.indisprimary AND k.ord <= i.indnkeyatts),
+	'columns', (SELECT jsonb_agg(jsonb_build_object(
+			'name', a.attname, 'comment', col_description(a.attrelid, a.attnum), 'not_null', nullif(a.attnotnull, false),
+			'default', CASE WHEN a.attgenerated = '' THEN pg_get_expr(f.adbin, f.adrelid) END,
+			'generated', nullif(a.attgenerated <> '', false)) ORDER BY a.attnum)
+		FROM pg_attribute a LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+		WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+	'types', (` + describeTypes(`atttypid FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped`) + `)))
+	FROM pg_class c WHERE c.oid = $1`
+
+// describeTypes is a query of one row: a map of decode.Type in JSON by OID, of the types that "SELECT <seed>" names and of
+// what these are made of. typsubscript tells true arrays from types like name and point, which have a typelem too.
+func describeTypes(seed string) string {
+	return `WITH RECURSIVE wanted(oid) AS (
+		SELECT ` + seed + `
 		UNION
-			SELECT part.oid FROM wanted JOIN pg_type t ON t.oid = wanted.oid
-			CROSS JOIN LATERAL (
-				SELECT t.typelem WHERE t.typelem <> 0 AND t.typsubscript = 'array_subscript_handler'::regproc
-				UNION ALL SELECT t.typbasetype WHERE t.typbasetype <> 0
-				UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
-				UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid OR r.rngmultitypid = t.oid
-			) AS part(oid))
-		SELECT t.oid, n.nspname::text, t.typname::text, ascii(t.typtype::text), ascii(t.typcategory::text), ascii(t.typdelim::text),
-			CASE WHEN t.typsubscript = 'array_subscript_handler'::regproc THEN t.typelem ELSE 0 END, t.typbasetype, t.typtypmod,
-			t.typsend <> 0, ARRAY(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder)
-		FROM wanted JOIN pg_type t ON t.oid = wanted.oid JOIN pg_namespace n ON n.oid = t.typnamespace ORDER BY t.oid`, oids)
-	if err != nil {
-		return nil, err
-	}
-	m := make(map[uint32]*decode.Type)
-	var t decode.Type
-	var kind, category, delim int32
-	_, err = pgx.ForEachRow(rows, []any{&t.OID, &t.Schema, &t.Name, &kind, &category, &delim, &t.Elem, &t.Base, &t.BaseMod, &t.HasBinary, &t.Labels}, func() error {
-		t := t
-		t.Kind, t.Category, t.Delim = byte(kind), byte(category), byte(delim)
-		if len(t.Labels) == 0 {
-			t.Labels = nil
-		}
-		m[t.OID] = &t
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return m, nil
+		SELECT part.oid FROM wanted JOIN pg_type t ON t.oid = wanted.oid
+		CROSS JOIN LATERAL (
+			SELECT t.typelem WHERE t.typelem <> 0 AND t.typsubscript = 'pg_catalog.array_subscript_handler'::regproc
+			UNION ALL SELECT t.typbasetype WHERE t.typbasetype <> 0
+			UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+			UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid
+			UNION ALL SELECT r.rngtypid FROM pg_range r WHERE r.rngmultitypid = t.oid
+		) AS part(oid))
+	SELECT jsonb_object_agg(t.oid::text, jsonb_strip_nulls(jsonb_build_object(
+		'oid', t.oid::bigint, 'schema', n.nspname, 'name', t.typname, 'kind', t.typtype, 'category', t.typcategory, 'delim', t.typdelim,
+		'elem', CASE WHEN t.typsubscript = 'pg_catalog.array_subscript_handler'::regproc THEN t.typelem::bigint END,
+		'base', nullif(t.typbasetype::bigint, 0), 'base_mod', t.typtypmod, 'has_binary', t.typsend <> 0,
+		'labels', (SELECT jsonb_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
+		'attributes', (SELECT jsonb_agg(jsonb_build_object('name', a.attname, 'type', a.atttypid::bigint, 'mod', a.atttypmod) ORDER BY a.attnum)
+			FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped),
+		'subtype', (SELECT r.rngsubtype::bigint FROM pg_range r WHERE r.rngtypid = t.oid),
+		'range', (SELECT r.rngtypid::bigint FROM pg_range r WHERE r.rngmultitypid = t.oid))))
+	FROM wanted JOIN pg_type t ON t.oid = wanted.oid JOIN pg_namespace n ON n.oid = t.typnamespace`
 }

@@ -246,6 +246,10 @@ func TestServer(t *testing.T) {
 						if ty.Base != 1009 || ty.BaseMod != -1 {
 							t.Errorf("tags %+v", ty)
 						}
+					case "pair":
+						if len(ty.Attributes) != 2 || ty.Attributes[1].Name == "" || ty.Attributes[1].Type != 1700 {
+							t.Errorf("pair %+v", ty)
+						}
 					case "_text":
 						if ty.Elem != 25 || ty.Category != 'A' || ty.Delim != ',' {
 							t.Errorf("_text %+v", ty)
@@ -258,7 +262,8 @@ func TestServer(t *testing.T) {
 					}
 				}
 				types, err := cat.DescribeTypes(ctx, 19, 600, 4451, 999999) // name, point, int4multirange, none
-				if err != nil || len(types) != 4 || types[19].Elem != 0 || types[600].Elem != 0 || types[4451].Kind != 'm' || types[23] == nil {
+				if err != nil || len(types) != 5 || types[19].Elem != 0 || types[600].Elem != 0 || types[4451].Kind != 'm' ||
+					types[4451].Range != 3904 || types[3904].Subtype != 23 || types[23] == nil {
 					t.Errorf("types %v %v", types, err)
 				}
 				if _, err := cat.Describe(ctx, 1); err == nil {
