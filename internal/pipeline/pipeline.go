@@ -153,7 +153,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 			return err
 		default:
 			fenced = false
-			if p.cfg.StartTimeout > 0 && p.health.never() && time.Since(begun) > p.cfg.StartTimeout {
+			if p.late(begun) {
 				return err
 			}
 			p.log.Warn("session ended, connecting again", "error", err)
@@ -163,8 +163,12 @@ func (p *Pipeline) Run(ctx context.Context) error {
 			attempt = 0
 		}
 		if errors.Is(err, errStalled) {
-			if perr := p.probe(ctx); perr != nil {
+			answered, perr := p.probe(ctx, begun)
+			if perr != nil {
 				return perr
+			}
+			if !answered {
+				return err
 			}
 		}
 		select {
@@ -183,21 +187,29 @@ func (p *Pipeline) delay(attempt int) time.Duration {
 	return 10*time.Millisecond + rand.N(limit)
 }
 
-// probe waits until Kafka answers, while the slot belongs to whoever wants it.
-func (p *Pipeline) probe(ctx context.Context) error {
+// late says that servers were out of reach for the whole of StartTimeout, and nothing was ever delivered.
+func (p *Pipeline) late(begun time.Time) bool {
+	return p.cfg.StartTimeout > 0 && p.health.never() && time.Since(begun) > p.cfg.StartTimeout
+}
+
+// probe waits until Kafka answers, while the slot belongs to whoever wants it. It is false when that took too long for a start.
+func (p *Pipeline) probe(ctx context.Context, begun time.Time) (answered bool, err error) {
 	p.health.step(stepKafka)
 	for attempt := 0; ; attempt++ {
 		_, _, err := p.kafka.Partitions(ctx, p.cfg.Checkpoint.Name)
 		if err == nil {
-			return nil
+			return true, nil
+		}
+		if p.late(begun) {
+			return false, nil
 		}
 		p.kafka.Refresh()
 		select {
 		case <-time.After(p.delay(attempt)):
 		case <-p.stop:
-			return nil
+			return true, nil
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return false, context.Cause(ctx)
 		}
 	}
 }

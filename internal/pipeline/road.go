@@ -78,10 +78,7 @@ func (s *session) run(parent context.Context) (err error) {
 		return fmt.Errorf("checkpoint topic: %w", err)
 	}
 	s.store = &store{topic: s.cfg.Checkpoint.Name, kafka: s.kafka, producer: s.producer, session: s.cfg.Session, now: time.Now}
-	if s.saved, err = s.store.peek(ctx); err != nil {
-		return fmt.Errorf("read checkpoint topic: %w", err)
-	}
-	if err := s.foreign(s.saved.Checkpoint); err != nil {
+	if err := s.peek(ctx); err != nil {
 		return err
 	}
 	if s.saved.TextMode() && !s.textMode {
@@ -112,12 +109,8 @@ func (s *session) run(parent context.Context) (err error) {
 		cancel(fmt.Errorf("side connection: %w", err))
 	}()
 
-	s.health.step(stepKafka)
-	if err := s.bounded(ctx, func(ctx context.Context) (err error) {
-		s.saved, err = s.store.take(ctx)
+	if err := s.take(ctx); err != nil {
 		return err
-	}); err != nil {
-		return fmt.Errorf("take the checkpoint topic: %w", err)
 	}
 	first, gate, err := s.compare(ctx, conn)
 	if err != nil {
@@ -151,21 +144,63 @@ func (s *session) takeSlot(ctx context.Context) (*source.Conn, *source.Stream, e
 	conn, stream, err := s.startStream(ctx)
 	var missing *source.SlotMissingError
 	if !errors.As(err, &missing) {
-		if err == nil && s.saved.Checkpoint != nil && s.saved.Checkpoint.State == checkpoint.Creating {
-			// The slot was made and its first position never saved: nothing was published. It is made anew.
-			c, done := context.WithTimeout(ctx, 2*time.Second)
+		if err != nil {
+			return nil, nil, s.cat.Explain(ctx, err)
+		}
+		creating, err := s.creating(ctx)
+		if err != nil || creating {
+			// The slot was made and its first position not saved, and nothing was published: it is made anew, under the lock
+			// that an instance holds which is about to save that position.
+			c, done := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 			defer done()
-			if err := stream.Close(c); err != nil {
+			if err := errors.Join(err, stream.Close(c)); err != nil {
 				return nil, nil, err
 			}
 			return s.firstStart(ctx)
 		}
-		if err != nil {
-			err = s.cat.Explain(ctx, err)
-		}
-		return conn, stream, err
+		return conn, stream, nil
 	}
 	return s.firstStart(ctx)
+}
+
+// creating says whether the slot, which is there, belongs to a first start that is not done. What the topic said before the slot
+// was looked at is asked again: another instance may have begun, or be done, since.
+func (s *session) creating(ctx context.Context) (bool, error) {
+	if c := s.saved.Checkpoint; c == nil || c.State == checkpoint.Creating {
+		if err := s.peek(ctx); err != nil {
+			return false, err
+		}
+	}
+	return s.saved.Checkpoint != nil && s.saved.Checkpoint.State == checkpoint.Creating, nil
+}
+
+// peek reads the checkpoint topic without a fence and refuses what is not ours. Whatever is held meanwhile is given back when
+// Kafka hangs.
+func (s *session) peek(ctx context.Context) error {
+	if err := s.bounded(ctx, func(ctx context.Context) (err error) {
+		s.saved, err = s.store.peek(ctx)
+		return err
+	}); err != nil {
+		return fmt.Errorf("read checkpoint topic: %w", err)
+	}
+	return s.foreign(s.saved.Checkpoint)
+}
+
+// take fences, and reads the checkpoint topic.
+func (s *session) take(ctx context.Context) error {
+	s.health.step(stepKafka)
+	if err := s.bounded(ctx, func(ctx context.Context) (err error) {
+		s.saved, err = s.store.take(ctx)
+		return err
+	}); err != nil {
+		return fmt.Errorf("take the checkpoint topic: %w", err)
+	}
+	return nil
+}
+
+// save commits a checkpoint of the first start.
+func (s *session) save(ctx context.Context, c *checkpoint.Checkpoint) error {
+	return s.bounded(ctx, func(ctx context.Context) error { return s.store.save(ctx, c) })
 }
 
 func (s *session) startStream(ctx context.Context) (*source.Conn, *source.Stream, error) {
@@ -204,19 +239,27 @@ func (s *session) firstStart(ctx context.Context) (*source.Conn, *source.Stream,
 	if slot.Active {
 		return nil, nil, &source.SlotInUseError{Slot: s.source.Slot, PID: slot.ActivePID}
 	}
-	if s.saved, err = s.store.take(ctx); err != nil {
-		return nil, nil, fmt.Errorf("take the checkpoint topic: %w", err)
+	if slot.Exists {
+		// It came into being since START_REPLICATION said that it does not exist, or its first start was broken off. Only of
+		// the latter is the lock the mutex, so nobody is fenced before that is known.
+		creating, err := s.creating(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !creating {
+			return s.startStream(ctx)
+		}
+	}
+	if err := s.take(ctx); err != nil {
+		return nil, nil, err
 	}
 	cp := s.saved.Checkpoint
 	if err := s.foreign(cp); err != nil {
 		return nil, nil, err
 	}
 	switch {
-	case cp == nil && slot.Exists:
-		// It came into being since START_REPLICATION said that it does not exist.
-		return s.startStream(ctx)
-	case cp != nil && cp.State != checkpoint.Creating && slot.Exists:
-		return s.startStream(ctx)
+	case slot.Exists && (cp == nil || cp.State != checkpoint.Creating):
+		return s.startStream(ctx) // the holder of the lock before us has saved its position since
 	case cp != nil && cp.State != checkpoint.Creating:
 		err := checkpoint.Compare(cp, checkpoint.Server{
 			SystemID: s.system.ID, Timeline: s.system.Timeline, WALEnd: s.system.WALEnd, Slot: checkpoint.Slot{Name: s.source.Slot},
@@ -225,7 +268,7 @@ func (s *session) firstStart(ctx context.Context) (*source.Conn, *source.Stream,
 			err = &source.SlotMissingError{Slot: s.source.Slot}
 		}
 		return nil, nil, err
-	case cp != nil && slot.Exists:
+	case slot.Exists:
 		if err := s.cat.DropSlot(ctx); err != nil {
 			return nil, nil, err
 		}
@@ -236,7 +279,7 @@ func (s *session) firstStart(ctx context.Context) (*source.Conn, *source.Stream,
 	first := checkpoint.Checkpoint{
 		SystemID: s.system.ID, Timeline: s.system.Timeline, Slot: s.source.Slot, State: checkpoint.Creating,
 	}
-	if err := s.store.save(ctx, &first); err != nil {
+	if err := s.save(ctx, &first); err != nil {
 		return nil, nil, fmt.Errorf("save that the slot is being created: %w", err)
 	}
 	hit("creating-saved")
@@ -256,7 +299,7 @@ func (s *session) firstStart(ctx context.Context) (*source.Conn, *source.Stream,
 	}
 	hit("slot-created")
 	first.State, first.Position = checkpoint.Live, checkpoint.Position{Commit: point}
-	if err := s.store.save(ctx, &first); err != nil {
+	if err := s.save(ctx, &first); err != nil {
 		return nil, nil, fmt.Errorf("save the first position: %w", err)
 	}
 	hit("first-position-saved")
