@@ -4,6 +4,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unk
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 30s
 ROUNDS   ?= 50
+SEED     ?= $(shell date +%s)
 COUNT    := go run ./internal/testbed/testcount
 LINT     := go tool -modfile=tools/go.mod golangci-lint
 
@@ -14,7 +15,8 @@ build:
 
 # Everything, under the race detector; then what counts allocations, which the detector adds to.
 test: fetch
-	$(COUNT) go test -race -timeout 20m ./... -- go test -run Alloc -timeout 5m ./...
+	$(COUNT) go test -race -timeout 20m ./... -- go test -run Alloc -timeout 5m ./... \
+		-- go test -tags failpoints ./internal/failpoint
 
 # Servers and libraries for the tests: says what is missing on the machine.
 fetch:
@@ -42,9 +44,9 @@ bench: build
 	go test -run '^$$' -bench . -benchmem ./decode ./schema ./sink
 	go run ./bench
 
-# The crash test at full length; `make test` has 5 rounds of it.
-soak: build
-	WALFERRY_CRASH_ROUNDS=$(ROUNDS) $(COUNT) go test -v -count=1 -timeout 12h -run Crash ./...
+# The crash test at full length; `make test` has 5 rounds of it. What it found is in build/soak.md.
+soak: fetch
+	WALFERRY_CRASH_ROUNDS=$(ROUNDS) WALFERRY_CRASH_SEED=$(SEED) $(COUNT) go test -count=1 -timeout 12h -run '^TestCrash$$' ./cmd/walferry
 
 demo: build
 	build/walferry demo

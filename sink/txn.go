@@ -113,6 +113,8 @@ func (p *Producer) abort(caller context.Context, err error) error {
 		defer cancel()
 		if rerr := p.Recover(ctx); rerr != nil {
 			err = fmt.Errorf("%w; then %w", err, rerr)
+		} else {
+			failpoint.Hit("publish-aborted")
 		}
 	}
 	return p.refused(err)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/jackc/pglogrepl"
+
+	"walferry/internal/failpoint"
 )
 
 // A Stream is a running replication stream. Two goroutines serve it: one reads frames into Blocks, one writes feedback on its
@@ -202,6 +204,9 @@ func (s *Stream) feedback() {
 			if err := s.write(buf); err != nil {
 				s.lost(err)
 				return
+			}
+			if flush > 0 {
+				failpoint.Hit("confirm-sent")
 			}
 			told = max(told, flush)
 		}

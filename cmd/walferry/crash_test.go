@@ -15,20 +15,32 @@ import (
 	"testing"
 	"time"
 
-	"walferry/internal/pgserver"
 	"walferry/internal/proc"
 	"walferry/internal/testbed"
 	"walferry/internal/workload"
 )
 
-// crashRounds is how often `make test` kills; WALFERRY_CRASH_ROUNDS asks for more.
-const crashRounds = 5
+const (
+	// crashRounds is how often `make test` kills, and crashSeed what it chooses the moments by: a build is tested like the
+	// one before it. WALFERRY_CRASH_ROUNDS and WALFERRY_CRASH_SEED ask for more and for others.
+	crashRounds = 5
+	crashSeed   = 1
+
+	// From soakRounds on, at least soakKills kills must have struck each of the targets, and a round have soakEvents on
+	// average; there are more rounds until it is so.
+	soakRounds = 50
+	soakKills  = 5
+	soakEvents = 20_000
+)
 
 // TestCrash is the proof of the main promise. Each round kills walferry at a random moment of its life while four writers
 // write; every tenth round kills the broker too, another tenth shuts Postgres down at once. Then the oracle, which shares no
 // code with walferry, compares the topics with what the audit table says was committed.
+//
+// The binary has the tag failpoints, without any that acts: it notes in a file how far it has come (package failpoint), so the
+// report in build/soak.md says where each kill fell.
 func TestCrash(t *testing.T) {
-	rounds, seed := crashRounds, uint64(time.Now().UnixNano())
+	rounds, seed := crashRounds, uint64(crashSeed)
 	var err error
 	if s := os.Getenv("WALFERRY_CRASH_ROUNDS"); s != "" {
 		if rounds, err = strconv.Atoi(s); err != nil || rounds < 1 {
@@ -40,24 +52,27 @@ func TestCrash(t *testing.T) {
 			t.Fatalf("WALFERRY_CRASH_SEED=%q is not a number", s)
 		}
 	}
-	big := 200_000 // rows of one transaction, split over many of Kafka's
-	if rounds <= crashRounds {
-		big = 60_000
+	soak := rounds >= soakRounds
+	big := 60_000
+	if soak {
+		big = 200_000 // rows of one transaction, split over many of Kafka's
 	}
 	t.Logf("seed %d, %d rounds", seed, rounds)
 	random := rand.New(rand.NewPCG(seed, 1))
 
-	binary := buildBinary(t)
+	binary := buildBinary(t, "-tags", "failpoints")
 	pg := testbed.Postgres(t, "", "fsync=on")
 	broker := testbed.KafkaAlone(t)
-	owner := pg.Connect(testbed.Owner)
-	if err := workload.Create(t.Context(), owner); err != nil {
+	if err := workload.Create(t.Context(), pg.Connect(testbed.Owner)); err != nil {
 		t.Fatal(err)
 	}
 	pg.Exec(testbed.Owner, "CREATE PUBLICATION walferry_crash FOR TABLE items, orders, documents, stock, ledger WITH (publish_via_partition_root = true)")
 	registry := freeAddr(t)
-	file := filepath.Join(t.TempDir(), "walferry.yml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, `
+	dir := t.TempDir()
+	// The pipeline registers at a registry that outlives it, as a second walferry would.
+	configure := func(name, of string) string {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, fmt.Appendf(nil, `
 name: crash
 source:
   dsn: %q
@@ -69,93 +84,146 @@ kafka:
   brokers: [%q]
   batch_bytes: 2MiB
   topic: {partitions: 3, replication_factor: 1}
-registry: {listen: %q}
+registry: {%s}
 admin: {listen: ""}
-`, pg.DSN(testbed.Reader), broker.Addr, registry), 0o600); err != nil {
-		t.Fatal(err)
+`, pg.DSN(testbed.Reader), broker.Addr, of), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
 	}
-	serve := launch(t, binary, "registry.log", "registry", "serve", "--config", file)
-	defer stopProcess(t, serve)
+	serve := launch(t, binary, "registry.log", nil, "registry", "serve", "--config", configure("registry.yml", fmt.Sprintf("listen: %q", registry)))
 	awaitHTTP(t, "http://"+registry+"/subjects")
-
-	// The pipeline registers at the registry that outlives it, as a second walferry would.
-	child := filepath.Join(filepath.Dir(file), "child.yml")
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b = append(b[:len(b)-len(fmt.Sprintf("registry: {listen: %q}\nadmin: {listen: \"\"}\n", registry))],
-		fmt.Appendf(nil, "registry: {url: \"http://%s\"}\nadmin: {listen: \"\"}\n", registry)...)
-	if err := os.WriteFile(child, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	config := configure("walferry.yml", fmt.Sprintf("url: %q", "http://"+registry))
 
 	// The slot has to be there before the first row, or that row comes before the pipeline's beginning.
-	run := launch(t, binary, "run-0.log", "run", "--config", child)
+	run := live(t, binary, "run-0.log", config)
 	awaitSlot(t, pg)
 
 	writing, stop := context.WithCancel(t.Context())
 	var writers sync.WaitGroup
 	var stats workload.Stats
 	var written error
+	large := make(chan int, 1)
 	writers.Go(func() {
-		stats, written = workload.Run(writing, workload.Config{DSN: pg.DSN(testbed.Owner), Seed: seed, Writers: 4, Rate: 200, DDL: true, Big: big})
+		stats, written = workload.Run(writing, workload.Config{
+			DSN: pg.DSN(testbed.Owner), Seed: seed, Writers: 4, Rate: 200, DDL: true, Large: large,
+		})
 	})
 	defer writers.Wait()
 	defer stop()
-	for round := 1; round <= rounds; round++ {
-		// Short lives die while starting, long ones in the middle of the work.
-		time.Sleep(time.Duration(random.Int64N(int64(6 * time.Second))))
-		if err := run.Stop(syscall.SIGKILL, 10*time.Second); err != nil && run.Running() {
-			t.Fatal(err)
+	begin := time.Now()
+	r := &soakReport{seed: seed, servers: fmt.Sprintf("Postgres %d, Kafka %s", pg.Version(), broker.Version)}
+	var aimed []aim
+	for round := 1; ; round++ {
+		s := newStrike(round, random, pg, broker)
+		k := killed{fault: s.name}
+		short, more := missing(r.kills, soakKills)
+		switch {
+		case round <= rounds && s.when == before:
+			k.aim = anyMoment
+		case round <= rounds:
+			if len(aimed) == 0 {
+				aimed = aims(random, !soak)
+			}
+			k.aim, aimed = aimed[0], aimed[1:]
+		case soak && more:
+			k.aim = short
+		case soak && committed(t, pg) < int64(soakEvents*len(r.kills)):
+			k.aim = anyMoment
 		}
-		switch round % 10 {
-		case 4:
-			if err := broker.Kill(); err != nil {
+		if k.aim == "" {
+			break
+		}
+		if round > 4*rounds {
+			t.Errorf("%d kills, and fewer than %d were %s", len(r.kills), soakKills, short)
+			break
+		}
+		if k.aim == atSplit && (len(r.kills) == 0 || !r.kills[len(r.kills)-1].place.split) {
+			select {
+			case large <- big:
+			default: // the one before has not been written yet
+			}
+		}
+		switch s.when {
+		case never:
+			k.aim.await(run, random)
+			k.place = run.kill()
+		case before: // it has to live with what was struck, and dies while that comes back or after
+			anyMoment.await(run, random)
+			back := s.strike(t)
+			anyMoment.await(run, random)
+			k.aim, k.place = anyMoment, run.kill()
+			if err := <-back; err != nil {
 				t.Fatal(err)
 			}
-			if err := broker.Start(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-		case 5:
-			if err := pg.Stop(pgserver.Immediate); err != nil {
-				t.Fatal(err)
-			}
-			if err := pg.Start(t.Context()); err != nil {
+		case after:
+			k.aim.await(run, random)
+			k.place = run.kill()
+			if err := <-s.strike(t); err != nil {
 				t.Fatal(err)
 			}
 		}
-		run = launch(t, binary, fmt.Sprintf("run-%d.log", round), "run", "--config", child)
+		t.Logf("round %d: %s: %s", round, k.aim, k.place)
+		r.kills = append(r.kills, k)
+		run = live(t, binary, fmt.Sprintf("run-%d.log", round), config)
 	}
 	stop()
 	writers.Wait()
 	if written != nil {
 		t.Fatal(written)
 	}
-	account := testbed.Oracle{
-		DSN: pg.DSN(testbed.Owner), Brokers: broker.Addr, Registry: "http://" + registry, Prefix: "crash", Wait: 2 * time.Minute,
-	}.Run(t)
-	t.Logf("seed %d: %+v; %d transactions, %d rolled back, %d altered; %d records", seed, stats, stats.Transactions, stats.RolledBack, stats.Altered, account.Records)
-	if !account.Clean() || account.Committed == 0 {
-		t.Errorf("seed %d: %s", seed, account)
-	}
-	// And a stop in order.
+	// All that was written is published; then one more life, to which nothing is left, and a stop in order: so what is in
+	// the topics now is all that there will be, and a repetition cannot come when nobody looks any more.
+	awaitConfirmed(t, pg)
+	run.kill()
+	run = live(t, binary, "run-last.log", config)
+	awaitConfirmed(t, pg)
 	if err := run.Stop(syscall.SIGTERM, 30*time.Second); err != nil {
 		t.Errorf("stop by SIGTERM: %v", err)
 	}
+	if err := run.Err(); err != nil {
+		t.Errorf("stop by SIGTERM: %v", err)
+	}
+	if !serve.Running() {
+		t.Errorf("the registry ended by itself: %v", serve.Err())
+	}
+	r.seconds = time.Since(begin).Seconds()
+	account := testbed.Oracle{
+		DSN: pg.DSN(testbed.Owner), Brokers: broker.Addr, Registry: "http://" + registry, Prefix: "crash", Wait: time.Minute,
+	}.Run(t)
+	r.account, r.events, r.records = account.String(), account.Committed, account.Records
+	r.written = fmt.Sprintf("4 writers; %d transactions and %d large ones of %d rows; %d rolled back, %d of unknown outcome; %d columns added or dropped",
+		stats.Transactions-stats.Large, stats.Large, big, stats.RolledBack, stats.Uncertain, stats.Altered)
+	if err := r.write(testbed.Root(t)); err != nil {
+		t.Error(err)
+	}
+	t.Logf("\n%s", r.markdown())
+	if !account.Clean() || account.Committed == 0 {
+		t.Errorf("seed %d: %s", seed, account)
+	}
 }
 
-func buildBinary(t *testing.T) string {
+// committed counts what the writers have committed so far.
+func committed(t *testing.T, pg *testbed.PG) int64 {
+	t.Helper()
+	n, err := workload.Committed(t.Context(), pg.Connect(testbed.Owner))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func buildBinary(t *testing.T, flags ...string) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "walferry")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "go", append(append([]string{"build"}, flags...), "-o", binary, ".")...).CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	return binary
 }
 
 // launch starts a command of the binary. Its log is shown when the test fails.
-func launch(t *testing.T, binary, name string, args ...string) *proc.Process {
+func launch(t *testing.T, binary, name string, env []string, args ...string) *proc.Process {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), name)
 	f, err := os.Create(file)
@@ -163,6 +231,7 @@ func launch(t *testing.T, binary, name string, args ...string) *proc.Process {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(binary, args...)
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = f, f
 	p, err := proc.Start(cmd, syscall.SIGKILL)
 	if err != nil {
@@ -240,6 +309,28 @@ func awaitSlot(t *testing.T, pg *testbed.PG) {
 			return
 		}
 		await(ctx, t, "an active slot")
+	}
+}
+
+// awaitConfirmed waits until the slot was told of all that is in the WAL now; heartbeats bring it there.
+func awaitConfirmed(t *testing.T, pg *testbed.PG) {
+	t.Helper()
+	ctx, done := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer done()
+	c := pg.Connect(testbed.Superuser)
+	var end string
+	if err := c.QueryRow(ctx, "SELECT pg_current_wal_flush_lsn()::text").Scan(&end); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		var there bool
+		if err := c.QueryRow(ctx, "SELECT confirmed_flush_lsn >= $1::text::pg_lsn FROM pg_replication_slots", end).Scan(&there); err != nil {
+			t.Fatal(err)
+		}
+		if there {
+			return
+		}
+		await(ctx, t, "the confirmation of "+end)
 	}
 }
 

@@ -12,4 +12,7 @@
 //
 // A value that cannot be understood ends the process with a message at the first Hit: a test whose fault is never injected
 // must not pass.
+//
+// With the variable WALFERRY_FAILPOINT_TRACE such a build also notes in a file which places it has reached (Trace), so that a
+// test which kills the process at a random moment can tell where that was.
 package failpoint

@@ -21,27 +21,70 @@ const Variable = "WALFERRY_FAILPOINTS"
 var (
 	once sync.Once
 
-	// mu guards points after once has run.
+	// mu guards the following after once has run.
 	mu     sync.Mutex
 	points map[string]*point
+	trace  *os.File // nil when nobody asked for one
+	lines  = map[string]*line{}
+	number uint64 // of the last Hit
 )
+
+// line is a place in the trace.
+type line struct {
+	offset int64
+	hits   uint64
+}
 
 // Hit acts as WALFERRY_FAILPOINTS says for this name.
 func Hit(name string) {
 	once.Do(func() {
 		var err error
 		if points, err = parse(os.Getenv(Variable)); err != nil {
-			fmt.Fprintf(os.Stderr, "failpoint: %s: %v\n", Variable, err)
-			os.Exit(2)
+			fail("%s: %v", Variable, err)
+		}
+		if file := os.Getenv(TraceVariable); file != "" {
+			if trace, err = os.OpenFile(file, os.O_WRONLY, 0); err != nil {
+				fail("%s: %v", TraceVariable, err)
+			}
 		}
 	})
 	mu.Lock()
+	if trace != nil {
+		note(name)
+	}
 	p := points[name]
 	act := p != nil && p.due()
 	mu.Unlock()
 	if act {
 		p.act()
 	}
+}
+
+// note writes the place's line. The caller holds mu.
+func note(name string) {
+	l := lines[name]
+	if l == nil {
+		if len(name) > traceName {
+			fail("the name %q is longer than %d bytes", name, traceName)
+		}
+		l = &line{offset: int64(len(lines)) * traceLine}
+		lines[name] = l
+	}
+	l.hits++
+	number++
+	if _, err := trace.WriteAt(traced(name, l.hits, number), l.offset); err != nil {
+		fail("%s: %v", TraceVariable, err)
+	}
+}
+
+func traced(name string, hits, number uint64) []byte {
+	return fmt.Appendf(nil, "%-*s %*d %*d\n", traceName, name, traceNumber, hits, traceNumber, number)
+}
+
+// fail ends the process: a test whose fault is not injected, or not seen, must not pass.
+func fail(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "failpoint: "+format+"\n", args...)
+	os.Exit(2)
 }
 
 // point is one name=action of the variable.
@@ -74,8 +117,7 @@ func (p *point) act() {
 
 func signal(s syscall.Signal) {
 	if err := syscall.Kill(os.Getpid(), s); err != nil {
-		fmt.Fprintf(os.Stderr, "failpoint: %v: %v\n", s, err)
-		os.Exit(2)
+		fail("%v: %v", s, err)
 	}
 }
 

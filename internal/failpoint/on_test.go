@@ -5,6 +5,7 @@ package failpoint
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -73,5 +74,62 @@ func TestKill(t *testing.T) {
 	}
 	if string(out) != "once" {
 		t.Fatalf("child wrote %q before it died, want %q", out, "once")
+	}
+}
+
+// TestTrace starts this test binary again, which kills itself at the second Hit of a place, and reads how far it came.
+func TestTrace(t *testing.T) {
+	if os.Getenv("FAILPOINT_CHILD") != "" {
+		for range 3 {
+			Hit("first")
+			Hit("pipeline/second")
+			Hit("third")
+		}
+		t.Fatal("still alive")
+	}
+	trace, err := NewTrace(filepath.Join(t.TempDir(), "trace"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := trace.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	at := func(name string) Place {
+		p, err := trace.At(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	if last, err := trace.Last(); err != nil || last != "" || at("first") != (Place{}) {
+		t.Fatalf("an empty trace has %q, %v", last, err)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestTrace$")
+	cmd.Env = append(os.Environ(), "FAILPOINT_CHILD=1", Variable+"=pipeline/second=count:2:kill", TraceVariable+"="+trace.Path())
+	if out, err := cmd.CombinedOutput(); err == nil || len(out) > 0 {
+		t.Fatalf("child ended with %v, want a signal; output %q", err, out)
+	}
+	for name, want := range map[string]Place{"first": {2, 4}, "pipeline/second": {2, 5}, "third": {1, 3}, "fourth": {}} {
+		if got := at(name); got != want {
+			t.Errorf("%s: %+v, want %+v", name, got, want)
+		}
+	}
+	if last, err := trace.Last(); err != nil || last != "pipeline/second" {
+		t.Errorf("last place: %q, %v", last, err)
+	}
+	if err := os.WriteFile(trace.Path(), append(traced("a", 1, 1), traced("b", 1, 1)[:traceLine-2]...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	damaged, err := os.Open(trace.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (&Trace{file: damaged, lines: map[string]int64{"b": traceLine}}).At("b"); err == nil {
+		t.Error("half a line was read")
+	}
+	if err := damaged.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -39,7 +39,7 @@ const (
 // and are fewer: a package knows its own protocol and nothing of its neighbours'.
 var rules = map[string]rule{
 	"decode":          {ours: "", never: sockets + "os time/tzdata sync log " + postgres + brokers + avro},
-	"source":          {ours: "decode", never: brokers + avro},
+	"source":          {ours: "decode internal/failpoint", never: brokers + avro},
 	"schema":          {ours: "decode", never: sockets + "os " + postgres + brokers},
 	"schema/registry": {ours: "schema internal/kafka", never: "database/sql " + postgres + wal + "github.com/twmb "},
 	"internal/kafka":  {ours: "", never: postgres + wal + avro + "github.com/twmb "},

@@ -58,7 +58,7 @@ func (p *publisher) publish(ctx context.Context, s *sealed) error {
 		_, err := p.producer.Publish(ctx, s.batch)
 		if err == nil {
 			hit("after-commit")
-			p.saved = s.checkpoint
+			p.committed(s)
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -77,7 +77,7 @@ func (p *publisher) publish(ctx context.Context, s *sealed) error {
 				return fmt.Errorf("settle a commit of unknown outcome: %w", serr)
 			}
 			if covered {
-				p.saved = s.checkpoint
+				p.committed(s)
 				return nil
 			}
 		case errors.As(err, &aborted):
@@ -88,6 +88,15 @@ func (p *publisher) publish(ctx context.Context, s *sealed) error {
 		if err := sleep(ctx, p.backoff(attempt)); err != nil {
 			return err
 		}
+	}
+}
+
+func (p *publisher) committed(s *sealed) {
+	p.saved = s.checkpoint
+	if s.checkpoint.Split != nil {
+		hit("part-committed")
+	} else {
+		hit("whole-committed")
 	}
 }
 

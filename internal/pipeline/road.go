@@ -56,6 +56,7 @@ func (s *session) run(parent context.Context) (err error) {
 	s.source.TextMode = s.textMode
 	s.tables = map[*decode.Relation]*table{}
 
+	hit("session-begun")
 	s.health.step(stepSource)
 	if s.cat, err = source.OpenCatalog(ctx, s.source); err != nil {
 		return err
@@ -97,6 +98,7 @@ func (s *session) run(parent context.Context) (err error) {
 			s.log.Debug("close replication stream", "error", cerr)
 		}
 	}()
+	hit("slot-taken")
 	if err := s.cat.Expect(conn.System()); err != nil {
 		return err
 	}
@@ -385,6 +387,10 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 	l.builder.meta.Snapshot = "false"
 	s.log.Info("streaming", "slot", s.source.Slot, "system_id", s.system.ID, "timeline", s.system.Timeline,
 		"witness", cp.Witness.Commit.String(), "instance", s.cfg.Session.Instance)
+	if cp.Split != nil {
+		hit("split-resumed")
+	}
+	hit("streaming")
 	return l.run(ctx)
 }
 

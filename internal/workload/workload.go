@@ -99,12 +99,16 @@ type Config struct {
 	DDL bool
 	// Big makes the first writer begin with one transaction of so many rows of items. 0: none.
 	Big int
+	// Large makes the first writer write another such transaction for each number of rows that it receives, between two of
+	// its others. One that fails is not repeated. Nil: none.
+	Large <-chan int
 }
 
 // Stats count what was written, as the writers know it. The audit is what really committed.
 type Stats struct {
 	Transactions int64 // committed
 	Changes      int64 // rows in these
+	Large        int64 // of the transactions, those of Big and Large
 	RolledBack   int64 // transactions ended by us with ROLLBACK, or by the server for a deadlock or a lock's time-out
 	Uncertain    int64 // transactions whose COMMIT got no answer
 	Altered      int64 // columns added and dropped
@@ -112,7 +116,7 @@ type Stats struct {
 }
 
 type counters struct {
-	transactions, changes, rolledBack, uncertain, altered, reconnects atomic.Int64
+	transactions, changes, large, rolledBack, uncertain, altered, reconnects atomic.Int64
 }
 
 // Run writes until every writer has done its transactions or the context ends, which is not an error. A server that goes
@@ -150,7 +154,7 @@ func Run(ctx context.Context, cfg Config) (Stats, error) {
 		})
 	}
 	wg.Wait()
-	s := Stats{count.transactions.Load(), count.changes.Load(), count.rolledBack.Load(), count.uncertain.Load(),
+	s := Stats{count.transactions.Load(), count.changes.Load(), count.large.Load(), count.rolledBack.Load(), count.uncertain.Load(),
 		count.altered.Load(), count.reconnects.Load()}
 	if err := errors.Join(errs...); err != nil {
 		return s, fmt.Errorf("workload: %w", err)

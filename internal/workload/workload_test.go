@@ -46,7 +46,9 @@ func dial(t *testing.T, s *pgserver.Server) *pgx.Conn {
 // TestRun holds that the audit is the truth: its count is what the writers committed, and replaying it gives the tables.
 func TestRun(t *testing.T) {
 	s, c := database(t)
-	stats, err := Run(t.Context(), Config{DSN: s.DSN("postgres", "postgres"), Seed: 1, Transactions: 120, DDL: true, Big: 2000})
+	large := make(chan int, 1)
+	large <- 3000
+	stats, err := Run(t.Context(), Config{DSN: s.DSN("postgres", "postgres"), Seed: 1, Transactions: 120, DDL: true, Big: 2000, Large: large})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,6 +72,7 @@ func TestRun(t *testing.T) {
 		"TOASTed values":              "SELECT count(*) FROM documents WHERE pg_column_size(body) > 2000",
 		"transactions over 50 rows":   "SELECT count(*) FROM (SELECT FROM audit.changes GROUP BY xid HAVING count(*) > 50) x",
 		"the big transaction":         "SELECT count(*) FROM (SELECT FROM audit.changes GROUP BY xid HAVING count(*) = 2000) x",
+		"large transaction on demand": "SELECT count(*) FROM (SELECT FROM audit.changes GROUP BY xid HAVING count(*) = 3000) x",
 		"keys of several writers":     "SELECT count(*) FROM (SELECT FROM audit.changes WHERE tbl = 'public.orders' GROUP BY new->>'id' HAVING count(DISTINCT xid) > 2) x",
 		"deletes":                     "SELECT count(*) FROM audit.changes WHERE op = 'D'",
 		"changes with another column": "SELECT count(*) FROM audit.changes WHERE new::text LIKE '%extra_%'",

@@ -43,11 +43,22 @@ type writer struct {
 
 func (w *writer) run(ctx context.Context) error {
 	if w.id == 0 && w.cfg.Big > 0 {
-		if err := w.try(ctx, w.big, false); err != nil {
+		if err := w.try(ctx, w.big(w.cfg.Big), false); err != nil {
 			return err
 		}
 	}
+	var large <-chan int
+	if w.id == 0 {
+		large = w.cfg.Large
+	}
 	for n := 0; w.cfg.Transactions == 0 || n < w.cfg.Transactions; n++ {
+		select {
+		case rows := <-large:
+			if err := w.try(ctx, w.big(rows), false); err != nil {
+				return err
+			}
+		default:
+		}
 		if w.tick != nil {
 			select {
 			case <-ctx.Done():
@@ -75,7 +86,7 @@ func (w *writer) run(ctx context.Context) error {
 type work func(ctx context.Context, tx pgx.Tx, c *counted) error
 
 // counted is what a transaction has done so far; it is added to the counters when it has committed.
-type counted struct{ rows, altered int64 }
+type counted struct{ rows, altered, large int64 }
 
 // try runs one transaction and counts how it ended. It is not repeated: the next one is as good.
 func (w *writer) try(ctx context.Context, work work, rollBack bool) error {
@@ -112,6 +123,7 @@ func (w *writer) try(ctx context.Context, work work, rollBack bool) error {
 		w.count.transactions.Add(1)
 		w.count.changes.Add(c.rows)
 		w.count.altered.Add(c.altered)
+		w.count.large.Add(c.large)
 	case !transient(err):
 		return fmt.Errorf("writer %d: %w", w.id, err)
 	case w.conn.IsClosed() && committing:
@@ -435,14 +447,17 @@ func (w *writer) alter() work {
 
 // big writes rows of items in one transaction, half of them inserted and then updated, so that it is long in the WAL, in
 // the decoder's memory and in the topics.
-func (w *writer) big(ctx context.Context, tx pgx.Tx, c *counted) error {
-	half := int64(w.cfg.Big / 2)
+func (w *writer) big(rows int) work {
+	half := int64(rows / 2)
 	first := w.next
 	w.next += half * int64(w.cfg.Writers)
 	step := int64(w.cfg.Writers)
-	return send(ctx, tx, []statement{
-		{sql: `INSERT INTO items SELECT $1::bigint + g * $2::bigint, g, g % 1000, 'big ' || g FROM generate_series(0, $3::bigint - 1) g`,
-			args: []any{first, step, half}},
-		{sql: "UPDATE items SET n = -n WHERE id >= $1 AND id < $2 AND (id - $1) % $3 = 0", args: []any{first, first + half*step, step}},
-	}, c)
+	return func(ctx context.Context, tx pgx.Tx, c *counted) error {
+		c.large = 1
+		return send(ctx, tx, []statement{
+			{sql: `INSERT INTO items SELECT $1::bigint + g * $2::bigint, g, g % 1000, 'big ' || g FROM generate_series(0, $3::bigint - 1) g`,
+				args: []any{first, step, half}},
+			{sql: "UPDATE items SET n = -n WHERE id >= $1 AND id < $2 AND (id - $1) % $3 = 0", args: []any{first, first + half*step, step}},
+		}, c)
+	}
 }
