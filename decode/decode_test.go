@@ -548,6 +548,7 @@ func TestDescriptorJSON(t *testing.T) {
 			9:  {OID: 9, Schema: "s", Name: "mood", Kind: 'e', Category: 'E', BaseMod: -1, Labels: []string{"sad", "ok"}, Delim: ',', HasBinary: true},
 			10: {OID: 10, Schema: "s", Name: "_mood", Kind: 'b', Category: 'A', Elem: 9, Delim: ','},
 			11: {OID: 11, Schema: "s", Name: "pos", Kind: 'd', Category: 'N', Base: 1700, BaseMod: 393221},
+			12: {OID: 12, Schema: "s", Name: "hstore", Kind: 'b', Category: 'U', BaseMod: -1, Extension: "hstore", HasBinary: true},
 		},
 	}
 	b, err := json.Marshal(want)

@@ -13,7 +13,7 @@ type Descriptor struct {
 	Comment  string `json:"comment,omitempty"`
 	// Columns in the catalog's order. Match them to Relation.Columns by name: the stream leaves some out.
 	Columns []ColumnFacts `json:"columns,omitempty"`
-	// Types by OID: the types of the columns, and what these refer to by Elem and Base.
+	// Types by OID: the types of the columns, and what these are made of.
 	Types map[uint32]*Type `json:"types,omitempty"`
 	// PrimaryKey holds its columns' names in key order; empty where there is none.
 	PrimaryKey []string `json:"primary_key,omitempty"`
@@ -44,6 +44,8 @@ type Type struct {
 	Attributes []Attribute
 	Subtype    uint32 // a range's element type
 	Range      uint32 // a multirange's range type
+	// Extension that the type is a part of, "" for none. Types of two extensions can have one name.
+	Extension string
 	// HasBinary: the type has a send function, so a binary stream does not fail on it.
 	HasBinary bool
 }
@@ -72,6 +74,7 @@ type typeJSON struct {
 	Attributes []Attribute `json:"attributes,omitempty"`
 	Subtype    uint32      `json:"subtype,omitempty"`
 	Range      uint32      `json:"range,omitempty"`
+	Extension  string      `json:"extension,omitempty"`
 }
 
 // MarshalJSON writes the one-letter codes as the letters that the catalog shows.
@@ -79,6 +82,7 @@ func (t Type) MarshalJSON() ([]byte, error) {
 	j := typeJSON{
 		OID: t.OID, Schema: t.Schema, Name: t.Name, Elem: t.Elem, Base: t.Base, BaseMod: t.BaseMod,
 		Labels: t.Labels, HasBinary: t.HasBinary, Attributes: t.Attributes, Subtype: t.Subtype, Range: t.Range,
+		Extension: t.Extension,
 	}
 	for _, c := range []struct {
 		code byte
@@ -105,6 +109,7 @@ func (t *Type) UnmarshalJSON(b []byte) error {
 	r := Type{
 		OID: j.OID, Schema: j.Schema, Name: j.Name, Elem: j.Elem, Base: j.Base, BaseMod: j.BaseMod,
 		Labels: j.Labels, HasBinary: j.HasBinary, Attributes: j.Attributes, Subtype: j.Subtype, Range: j.Range,
+		Extension: j.Extension,
 	}
 	for _, c := range []struct {
 		code *byte
