@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,10 +18,11 @@ import (
 
 // Conn is a replication connection that does not stream yet. It is not safe for concurrent use.
 type Conn struct {
-	cfg  Config
-	pc   *pgconn.PgConn
-	user string
-	sys  System
+	cfg     Config
+	pc      *pgconn.PgConn
+	user    string
+	sys     System
+	history []Switch
 }
 
 // Dial makes a replication connection to the first host of the DSN that takes writes, and asks it who it is. It refuses a
@@ -50,7 +52,11 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 		return nil, canceled(ctx, connectError(err, &cfg, pcfg.User))
 	}
 	c := &Conn{cfg: cfg, pc: pc, user: pcfg.User}
-	if err := c.identify(ctx); err != nil {
+	err = c.identify(ctx)
+	if err == nil {
+		c.history, err = c.readHistory(ctx)
+	}
+	if err != nil {
 		c.abandon()
 		return nil, canceled(ctx, classify(err, &cfg, c.user))
 	}
@@ -142,14 +148,20 @@ func (c *Conn) identify(ctx context.Context) error {
 // System returns what the server said about itself when the connection was made.
 func (c *Conn) System() System { return c.sys }
 
-// TimelineHistory returns where the ancestors of the server's timeline ended, oldest first; nil on timeline 1, which has none.
-func (c *Conn) TimelineHistory(ctx context.Context) ([]Switch, error) {
+// TimelineHistory returns where the ancestors of the server's timeline ended, oldest first, as it was when the connection was
+// made; nil on timeline 1, which has none, and where the server has lost the file: then nothing shows where it comes from.
+func (c *Conn) TimelineHistory() []Switch { return c.history }
+
+func (c *Conn) readHistory(ctx context.Context) ([]Switch, error) {
 	if c.sys.Timeline <= 1 {
 		return nil, nil // the server answers a question for 00000001.history with an error
 	}
 	h, err := pglogrepl.TimelineHistory(ctx, c.pc, c.sys.Timeline)
+	if pe, ok := errors.AsType[*pgconn.PgError](err); ok && pe.Code == "58P01" { // undefined_file
+		return nil, nil
+	}
 	if err != nil {
-		return nil, canceled(ctx, classify(fmt.Errorf("read timeline history: %w", err), &c.cfg, c.user))
+		return nil, fmt.Errorf("read timeline history: %w", err)
 	}
 	return parseHistory(h.Content)
 }

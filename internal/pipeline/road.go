@@ -331,15 +331,11 @@ func (s *session) compare(ctx context.Context, conn *source.Conn) (*checkpoint.C
 	if err != nil {
 		return nil, nil, err
 	}
-	history, err := conn.TimelineHistory(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
 	srv := checkpoint.Server{
 		SystemID: s.system.ID, Timeline: s.system.Timeline, WALEnd: s.system.WALEnd,
 		Slot: checkpoint.Slot{Name: s.source.Slot, Exists: slot.Exists, Confirmed: slot.Confirmed},
 	}
-	for _, h := range history {
+	for _, h := range conn.TimelineHistory() {
 		srv.History = append(srv.History, checkpoint.Switch{Timeline: h.Timeline, LSN: h.LSN})
 	}
 	cp := s.saved.Checkpoint
