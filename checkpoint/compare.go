@@ -134,7 +134,8 @@ func CompareOwner(c *Checkpoint, systemID, slot string, ok Consent) error {
 // Compare asks whether a stream may go on from c on this server: nil, or a *Refusal. c is nil when the topic has no
 // checkpoint. nil is also the answer for a first start, with neither checkpoint nor slot, and for one that was broken
 // off (c.State is Creating), whatever became of its slot: nothing was published, the caller drops the slot and begins
-// again.
+// again. After a drain, with consent, it is also the answer for another system without a slot: no version before 17 carries
+// one over, so the caller makes it.
 //
 // What only the stream can show (the witness, a split transaction) is left to Gate.
 func Compare(c *Checkpoint, s Server, ok Consent) error {
@@ -155,6 +156,9 @@ func Compare(c *Checkpoint, s Server, ok Consent) error {
 	if c.State == Creating {
 		return nil
 	}
+	if c.SystemID != s.SystemID {
+		return compareMoved(c, s)
+	}
 	if !s.Slot.Exists {
 		return &Refusal{
 			Kind:   SlotLost,
@@ -171,13 +175,34 @@ func Compare(c *Checkpoint, s Server, ok Consent) error {
 			Remedy: fmt.Sprintf("if this is the wrong server, point source.dsn at the right one; else `%s`", RecoverNewSlot),
 		}
 	}
-	// A new cluster counts its timelines from 1 again.
-	if c.SystemID == s.SystemID {
-		if err := compareTimelines(c, s); err != nil {
-			return err
-		}
+	if err := compareTimelines(c, s); err != nil {
+		return err
 	}
 	return compareConfirmed(c, s)
+}
+
+// compareMoved: a cluster that an upgrade made has a system identifier and timelines of its own, and goes on counting where
+// the WAL of the old one ended (pg_upgrade sees to it). Events are ordered by commit LSN and what is published is told by it,
+// so a cluster that counts from an earlier place cannot follow. Without a slot it is where the WAL ends that counts: a
+// slot that is made now begins there.
+func compareMoved(c *Checkpoint, s Server) error {
+	at := s.WALEnd
+	if s.Slot.Exists {
+		at = s.Slot.Confirmed
+	}
+	if at >= c.End {
+		return nil
+	}
+	what, remedy := fmt.Sprintf("slot %q begins at %s", s.Slot.Name, at), RecoverFromSlot
+	if !s.Slot.Exists {
+		what, remedy = fmt.Sprintf("the new server's WAL ends at %s", at), RecoverNewSlot
+	}
+	return &Refusal{
+		Kind:   BehindCheckpoint,
+		What:   fmt.Sprintf("%s, before %s to which the old server was drained: it was not made by pg_upgrade from the drained one, whose LSNs it would go on counting", what, c.End),
+		Cost:   "to go on gives later events lower commit LSNs than those that are published, so a consumer that orders by commit_lsn takes them for old",
+		Remedy: fmt.Sprintf("if it was made by dump and restore, raise its WAL past %s with pg_resetwal -l before it is used; if no consumer minds: `%s`", c.End, remedy),
+	}
 }
 
 func compareTimelines(c *Checkpoint, s Server) error {
@@ -224,10 +249,6 @@ func compareConfirmed(c *Checkpoint, s Server) error {
 	limit := c.Witness.Commit
 	switch {
 	case c.State == Drained:
-		if c.SystemID != s.SystemID {
-			// The slot was made again in a new cluster whose WAL begins after the old one's.
-			return nil
-		}
 		limit = c.End
 	case limit == 0:
 		limit = c.Position.Commit

@@ -97,8 +97,11 @@ func TestCompare(t *testing.T) {
 		{"drained, WAL behind the end", live(drained), fitting(confirmed(0x5000), walEnd(0x50ff)), Consent{}, BehindCheckpoint},
 		{"drained, upgraded without consent", live(drained), fitting(foreign), Consent{}, ForeignSystem},
 		{"drained, upgraded", live(drained), fitting(foreign, history(1), confirmed(0x8000)), Consent{AfterUpgrade: true}, ""},
-		{"drained, upgraded, slot not carried over", live(drained), fitting(foreign, history(1), noSlot), Consent{AfterUpgrade: true}, SlotLost},
-		{"drained, upgraded, WAL begins before the end", live(drained), fitting(foreign, history(1), walEnd(0x5000)), Consent{AfterUpgrade: true}, BehindCheckpoint},
+		{"drained, upgraded, slot begins at the end", live(drained), fitting(foreign, history(1), confirmed(0x5100)), Consent{AfterUpgrade: true}, ""},
+		{"drained, upgraded, slot begins before the end", live(drained), fitting(foreign, history(1), confirmed(0x50ff)), Consent{AfterUpgrade: true}, BehindCheckpoint},
+		{"drained, upgraded, slot not carried over", live(drained), fitting(foreign, history(1), noSlot), Consent{AfterUpgrade: true}, ""},
+		{"drained, upgraded, no slot, WAL ends before the end", live(drained), fitting(foreign, history(1), noSlot, walEnd(0x50ff)), Consent{AfterUpgrade: true}, BehindCheckpoint},
+		{"drained, slot lost", live(drained), fitting(noSlot), Consent{AfterUpgrade: true}, SlotLost},
 		{"drained, consent but the same system on an old timeline", live(drained), fitting(history(2)), Consent{AfterUpgrade: true}, OldPrimary},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -216,6 +216,17 @@ func (c *Catalog) AdvisoryLock(ctx context.Context, slot string) (unlock func(),
 	return func() { closeConn(conn) }, true, nil
 }
 
+// OtherSessions counts the sessions of the database that are not walferry's own: those that may write.
+func (c *Catalog) OtherSessions(ctx context.Context) (int, error) {
+	var n int
+	err := c.on(ctx, &c.ask, "count sessions", func(conn *pgx.Conn) error {
+		// Of another role's session its user and database are shown to anyone, its application_name is not.
+		return conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename IS NOT NULL
+			AND pid <> pg_backend_pid() AND NOT (usename = current_user AND coalesce(application_name, '') = $1)`, c.cfg.AppName).Scan(&n)
+	})
+	return n, err
+}
+
 // Explain looks closer at an error of Dial, Start or a Stream where the server's words alone do not tell what happened: a
 // publication that is missing for the stream but there now is younger than the slot. Any other error is returned as it is.
 func (c *Catalog) Explain(ctx context.Context, err error) error {

@@ -32,17 +32,22 @@ every later one goes on where the checkpoint in Kafka says.
 
 SIGTERM publishes what was read up to the end of the open transaction, confirms it
 to the slot and exits with 0, within drain_timeout. A second signal exits at
-once; nothing is lost by it.`,
+once; nothing is lost by it.
+
+A server with another system identifier is refused: it is another database. With
+--after-upgrade it is accepted where walferry drain was the last thing that
+happened to this pipeline, since that is what pg_upgrade makes of a server.`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.load()
 			if err != nil {
 				return err
 			}
-			return p.run(cmd.Context(), c, afterUpgrade)
+			_, err = p.runPipeline(cmd.Context(), c, runOptions{afterUpgrade: afterUpgrade})
+			return err
 		},
 	}
-	cmd.Flags().BoolVar(&afterUpgrade, "after-upgrade", false, "accept another system identifier, once and only after `walferry drain`")
+	cmd.Flags().BoolVar(&afterUpgrade, "after-upgrade", false, "accept the system identifier of an upgraded server, once and only after walferry drain")
 	return cmd
 }
 
@@ -54,24 +59,28 @@ const memoryLimit = 96 << 20
 // something was delivered it goes on trying for ever.
 const startTimeout = time.Minute
 
-// run is the command's life: everything is built first, then the listeners and the pipeline run until one of them ends.
-func (p *program) run(ctx context.Context, c *config.Config, afterUpgrade bool) error {
+// runOptions are what a command line adds to the configuration.
+type runOptions struct{ afterUpgrade, drain bool }
+
+// runPipeline is the life of run and drain: everything is built first, then the listeners and the pipeline run until one of
+// them ends. The pipeline is returned for what it says of itself afterwards.
+func (p *program) runPipeline(ctx context.Context, c *config.Config, o runOptions) (*pipeline.Pipeline, error) {
 	log := p.newLogger(c)
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
 	}
 	pc, err := pipelineConfig(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	pc.AfterUpgrade = afterUpgrade
+	pc.AfterUpgrade, pc.Drain = o.afterUpgrade, o.drain
 	kc, err := c.ForKafka()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	client, err := kafka.New(kc)
 	if err != nil {
-		return within(exitKafka, err)
+		return nil, within(exitKafka, err)
 	}
 	defer client.Close()
 
@@ -94,7 +103,7 @@ func (p *program) run(ctx context.Context, c *config.Config, afterUpgrade bool) 
 
 	registry, serveRegistry, err := p.registry(serving, c, client, log)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if serveRegistry != nil {
 		serve(serveRegistry)
@@ -107,7 +116,7 @@ func (p *program) run(ctx context.Context, c *config.Config, afterUpgrade bool) 
 			Ready: a.ready, Status: a.status, Metrics: metrics, Pprof: c.Admin.Pprof, Log: log,
 		})
 		if err != nil {
-			return &codedError{exitConfig, fmt.Errorf("admin.listen: %w", err)}
+			return nil, &codedError{exitConfig, fmt.Errorf("admin.listen: %w", err)}
 		}
 		log.Info("admin", "listen", s.Addr().String())
 		serve(s.Serve)
@@ -139,7 +148,7 @@ func (p *program) run(ctx context.Context, c *config.Config, afterUpgrade bool) 
 			log.Warn("not drained in time; the next start settles what was in flight", "reason", err)
 		}
 	}
-	return err
+	return pl, err
 }
 
 // pipelineConfig turns the file's sections into the pipeline's configuration.

@@ -257,6 +257,7 @@ standby: %v
 	b.has(b.walferry(exitOK, "", "check"), "a walferry runs already", ", 0 to mend")
 	b.has(b.walferry(exitFenced, "", "drop", "--yes"), "in use by process")
 	b.has(b.walferry(exitFenced, "", "recover", "--new-slot", "--yes"), "in use")
+	b.has(b.walferry(exitFenced, "", "drain"), "in use by process")
 
 	// A second instance waits for the slot, and ends in order while it waits.
 	first := b.file
@@ -283,6 +284,18 @@ standby: %v
 	b.has(b.walferry(exitOK, "", "tail", "--from", "beginning", "-n", "2"), `note="second"`)
 	b.has(b.walferry(exitOK, "", "status"), "held by nobody")
 	b.has(b.walferry(exitOK, "", "recover"), "checkpoint  live", "nothing to recover")
+
+	// A planned move begins with what is not published yet.
+	application := pg.Connect(testbed.Owner)
+	if _, err := application.Exec(t.Context(), "INSERT INTO orders VALUES (2, 'third')"); err != nil {
+		t.Fatal(err)
+	}
+	b.has(b.walferry(exitOK, "", "drain"), "drained     tail of system", "sessions of others on database shop: 1.", "walferry run --after-upgrade")
+	if err := application.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.has(b.walferry(exitOK, "", "tail", "--from", "beginning", "-n", "5"), `note="third"`)
+	b.has(b.walferry(exitOK, "", "recover"), "checkpoint  drained", "nothing to recover")
 
 	p = b.start("registry", "serve")
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pglogrepl"
+
 	"walferry/checkpoint"
 	"walferry/decode"
 	"walferry/schema"
@@ -16,7 +18,7 @@ import (
 var (
 	// errStalled ends a session in which nothing could be committed for stall_limit: the slot is given back.
 	errStalled = errors.New("nothing could be committed to Kafka within stall_limit")
-	// errDrained ends a session that was asked to stop and has published and confirmed what it had.
+	// errDrained ends a session that was asked to stop, or to drain, and has published and confirmed what it had.
 	errDrained = errors.New("drained")
 )
 
@@ -45,6 +47,11 @@ type loop struct {
 	inFlight    time.Time // since when a transaction is in flight; zero when none is
 	stopping    bool
 	heartbeat   heartbeat
+
+	// fence is set for a drain: where the WAL ended when the session began. A transaction that commits at or after it is
+	// behind everything that was committed before.
+	fence   pglogrepl.LSN
+	reached bool // such a transaction has come, and no heartbeat is on its way behind it
 }
 
 // run is the loop's whole life after the start road is done.
@@ -61,6 +68,9 @@ func (l *loop) run(ctx context.Context) error {
 			}
 		}
 		if l.stopping && !l.inTx && l.inFlight.IsZero() && l.wholes == 0 {
+			if l.reached {
+				return l.finishDrain(ctx)
+			}
 			return errDrained
 		}
 		var blocks <-chan *source.Block
@@ -131,7 +141,7 @@ func (l *loop) tick(ctx context.Context, now time.Time) error {
 	if !l.inFlight.IsZero() && now.Sub(l.inFlight) > l.cfg.StallLimit {
 		return errStalled
 	}
-	if l.stopping && now.After(l.stopBy) {
+	if l.stopping && !l.stopBy.IsZero() && now.After(l.stopBy) {
 		return fmt.Errorf("not drained within %v: what was in flight is settled at the next start", l.cfg.DrainTimeout)
 	}
 	if !l.stopping {
@@ -301,7 +311,46 @@ func (l *loop) commit(e *decode.Commit) error {
 	l.wholes++
 	l.parts = 0
 	l.whole = checkpoint.Witness{Commit: e.Commit, End: e.End, XID: e.XID, CommitTime: e.CommitTime}
+	if l.fence != 0 && e.Commit >= l.fence && !l.heartbeat.outstanding {
+		l.stopping, l.reached = true, true
+	}
 	return nil
+}
+
+// finishDrain ends a drain: everything read is published, and the last transaction is behind all that was committed before
+// the drain began. This once its end is confirmed, so that the slot has nothing left to send; what allows it is saved
+// before, or a start would find the slot past its checkpoint and refuse.
+func (l *loop) finishDrain(ctx context.Context) error {
+	c := checkpoint.Checkpoint{
+		SystemID: l.system.ID, Timeline: l.system.Timeline, Slot: l.source.Slot, State: checkpoint.Drained,
+		Witness: l.whole, Position: l.position, End: l.whole.End, Generations: l.generations,
+	}
+	if err := l.save(ctx, &c); err != nil {
+		return fmt.Errorf("save that the pipeline is drained: %w", err)
+	}
+	hit("drained-saved")
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // what is saved allows the end to be confirmed and does not need it
+	}
+	l.stream.Confirm(c.End)
+	// The server takes a confirmation without an answer; its slot tells when it has.
+	for {
+		slot, err := l.cat.SlotInfo(ctx)
+		if err != nil {
+			return err
+		}
+		if slot.Confirmed >= c.End {
+			break
+		}
+		if err := sleep(ctx, tickInterval/5); err != nil {
+			return err
+		}
+		if err := l.stream.Err(); err != nil {
+			return fmt.Errorf("replication stream: %w", err)
+		}
+	}
+	l.Pipeline.drained.Store(&c)
+	return errDrained
 }
 
 // room makes room inside a transaction: it waits until nothing is in flight and starts the full batch as a part of the open

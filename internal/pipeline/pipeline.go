@@ -33,6 +33,10 @@ import (
 
 const tickInterval = 100 * time.Millisecond
 
+// drainPatience is how long a drain waits for the slot: the walsender of an instance that was just stopped ends a moment
+// after it, and one that runs on is not waited for.
+const drainPatience = 5 * time.Second
+
 // Config says what one pipeline does. The zero value of a duration or size is not replaced: the configuration file's
 // defaults are the only ones.
 type Config struct {
@@ -50,7 +54,10 @@ type Config struct {
 	DrainTimeout  time.Duration // bound of a requested stop
 	Standby       bool          // wait while another instance holds the slot
 	AfterUpgrade  bool          // accept, once and only after a drain, another system identifier
-	StartTimeout  time.Duration // how long servers may be out of reach before anything was delivered; 0 is for ever
+	// Drain publishes what was committed before the start, saves that the pipeline is drained, confirms the end, and
+	// returns: the slot has then consumed everything, which a planned move needs. See Pipeline.Drained.
+	Drain        bool
+	StartTimeout time.Duration // how long servers may be out of reach before anything was delivered; 0 is for ever
 	// Session names this process in session records and logs.
 	Session checkpoint.Session
 }
@@ -82,6 +89,7 @@ type Pipeline struct {
 	health   health
 	stop     chan struct{}
 	stopped  atomic.Bool
+	drained  atomic.Pointer[checkpoint.Checkpoint]
 }
 
 // New makes a pipeline; Run starts it.
@@ -100,6 +108,21 @@ func (p *Pipeline) Stop() {
 	if p.stopped.CompareAndSwap(false, true) {
 		close(p.stop)
 	}
+}
+
+// Drained returns the checkpoint that a finished drain has saved, nil before and where Config.Drain was not set.
+func (p *Pipeline) Drained() *checkpoint.Checkpoint { return p.drained.Load() }
+
+// NothingToDrainError says that a drain was asked for where nothing was ever published.
+type NothingToDrainError struct{ Name, Topic string }
+
+func (e *NothingToDrainError) Error() string {
+	return fmt.Sprintf("there is nothing to drain: pipeline %s has never run, by its checkpoint topic %s", e.Name, e.Topic)
+}
+
+// Hint is the way on.
+func (e *NothingToDrainError) Hint() string {
+	return "compare name, checkpoint.topic and kafka.brokers with the configuration that it runs with"
 }
 
 // FencedError says that another instance of this pipeline has taken over.
@@ -147,6 +170,8 @@ func (p *Pipeline) Run(ctx context.Context) error {
 			// A transaction that its coordinator gave up looks the same. Who holds the slot decides.
 			fenced = true
 			p.log.Error("fenced: the transactional id was taken, or the broker gave up our transaction", "error", err)
+		case errors.As(err, &inUse) && p.cfg.Drain && time.Since(begun) > drainPatience:
+			return err
 		case errors.As(err, &inUse):
 			p.log.Info("standby: another instance holds the slot", "slot", p.cfg.Source.Slot, "pid", inUse.PID)
 		case !retryable(err):
@@ -218,7 +243,7 @@ func (p *Pipeline) probe(ctx context.Context, begun time.Time) (answered bool, e
 // listed here stays as it is until somebody changes something, everything else passes.
 func retryable(err error) bool {
 	return !is[*checkpoint.Refusal](err) && !is[*checkpoint.FutureError](err) && !is[*checkpoint.MalformedError](err) &&
-		!errors.Is(err, errCheckpointForeign) &&
+		!errors.Is(err, errCheckpointForeign) && !is[*NothingToDrainError](err) &&
 		!is[*StopError](err) && !is[*schema.ValueError](err) && !is[*schema.CollisionError](err) &&
 		!is[*sink.FatalError](err) && !is[*sink.TooLargeError](err) && !is[*sink.TopicMismatchError](err) &&
 		!is[*PartitionsChangedError](err) && !is[*KeylessError](err) && !is[*RefusedSchemaError](err) &&

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/jackc/pglogrepl"
+
 	"walferry/checkpoint"
 	"walferry/decode"
 	"walferry/schema"
@@ -30,6 +32,7 @@ type session struct {
 	producer  *sink.Producer
 	store     *store
 	saved     *checkpoint.State
+	confirmed pglogrepl.LSN // of the slot, when it was taken
 	publisher *publisher
 	tables    map[*decode.Relation]*table
 	stopBy    time.Time
@@ -81,6 +84,9 @@ func (s *session) run(parent context.Context) (err error) {
 	s.store = &store{topic: s.cfg.Checkpoint.Name, kafka: s.kafka, producer: s.producer, session: s.cfg.Session, now: time.Now}
 	if err := s.peek(ctx); err != nil {
 		return err
+	}
+	if c := s.saved.Checkpoint; s.cfg.Drain && (c == nil && !s.source.Adopt || c != nil && c.State == checkpoint.Creating) {
+		return &NothingToDrainError{Name: s.cfg.Name, Topic: s.cfg.Checkpoint.Name}
 	}
 	if s.saved.TextMode() && !s.textMode {
 		s.textMode, s.source.TextMode = true, true
@@ -263,13 +269,12 @@ func (s *session) firstStart(ctx context.Context) (*source.Conn, *source.Stream,
 	case slot.Exists && (cp == nil || cp.State != checkpoint.Creating):
 		return s.startStream(ctx) // the holder of the lock before us has saved its position since
 	case cp != nil && cp.State != checkpoint.Creating:
-		err := checkpoint.Compare(cp, checkpoint.Server{
+		if err := checkpoint.Compare(cp, checkpoint.Server{
 			SystemID: s.system.ID, Timeline: s.system.Timeline, WALEnd: s.system.WALEnd, Slot: checkpoint.Slot{Name: s.source.Slot},
-		}, s.consent())
-		if err == nil {
-			err = &source.SlotMissingError{Slot: s.source.Slot}
+		}, s.consent()); err != nil {
+			return nil, nil, err
 		}
-		return nil, nil, err
+		// Drained, and upgraded without its slot: nothing was written since, so a new one begins where the old one ended.
 	case slot.Exists:
 		if err := s.cat.DropSlot(ctx); err != nil {
 			return nil, nil, err
@@ -280,6 +285,9 @@ func (s *session) firstStart(ctx context.Context) (*source.Conn, *source.Stream,
 	}
 	first := checkpoint.Checkpoint{
 		SystemID: s.system.ID, Timeline: s.system.Timeline, Slot: s.source.Slot, State: checkpoint.Creating,
+	}
+	if cp != nil {
+		first.Generations = cp.Generations
 	}
 	if err := s.save(ctx, &first); err != nil {
 		return nil, nil, fmt.Errorf("save that the slot is being created: %w", err)
@@ -342,6 +350,7 @@ func (s *session) compare(ctx context.Context, conn *source.Conn) (*checkpoint.C
 	if err := checkpoint.Compare(cp, srv, s.consent()); err != nil {
 		return nil, nil, err
 	}
+	s.confirmed = slot.Confirmed
 	gate := checkpoint.NewGate(cp, srv)
 	if cp == nil {
 		cp = &checkpoint.Checkpoint{
@@ -358,14 +367,25 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 	s.publisher = &publisher{
 		producer: s.producer, store: s.store, saved: *cp, aborted: s.observer.Aborted, backoff: s.delay,
 	}
-	if err := s.publication(ctx); err != nil {
-		return err
+	if !s.cfg.Drain {
+		if err := s.publication(ctx); err != nil {
+			return err
+		}
 	}
 	if s.textMode && !s.saved.TextMode() {
 		if err := s.bounded(ctx, func(ctx context.Context) error {
 			return s.store.saveTextMode(ctx, "a captured column has no binary form that is known")
 		}); err != nil {
 			return fmt.Errorf("save text mode: %w", err)
+		}
+	}
+	if cp.State == checkpoint.Drained && gate.Open() {
+		// The end was confirmed, or this is the server after the move: what was published lies before the place where the
+		// slot goes on, as at a first start. The old witness is none for it: a start that finds the slot past a live
+		// checkpoint's witness refuses.
+		s.log.Info("going on after a drain", "end", cp.End.String(), "drained_system_id", cp.SystemID)
+		cp = &checkpoint.Checkpoint{
+			Position: checkpoint.Position{Commit: max(cp.End, s.confirmed)}, Generations: cp.Generations,
 		}
 	}
 	l := &loop{
@@ -381,6 +401,9 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 		systemID: s.system.ID, sequence: cp.Witness.Commit, envelope: s.cfg.Envelope, truncate: s.cfg.Truncate, now: time.Now, batch: l.building.batch,
 	}
 	l.builder.meta.Snapshot = "false"
+	if s.cfg.Drain {
+		l.fence = s.cat.System().WALEnd
+	}
 	s.log.Info("streaming", "slot", s.source.Slot, "system_id", s.system.ID, "timeline", s.system.Timeline,
 		"witness", cp.Witness.Commit.String(), "instance", s.cfg.Session.Instance)
 	if cp.Split != nil {
