@@ -132,6 +132,14 @@ func (s *Stream) BlockedSince() time.Time {
 	return time.Time{}
 }
 
+// Buffered returns how many bytes of Config.BufferBytes are in use: by Blocks that are not released, and by the buffer that is
+// being read into.
+func (s *Stream) Buffered() int64 {
+	s.memory.mu.Lock()
+	defer s.memory.mu.Unlock()
+	return s.memory.used
+}
+
 // goodbye bounds how long Close waits for the server to end the connection by itself.
 const goodbye = 500 * time.Millisecond
 

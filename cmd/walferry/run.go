@@ -18,7 +18,6 @@ import (
 	"walferry/internal/kafka"
 	"walferry/internal/pipeline"
 	"walferry/schema"
-	"walferry/sink"
 )
 
 func newRunCommand(p *program) *cobra.Command {
@@ -108,10 +107,11 @@ func (p *program) runPipeline(ctx context.Context, c *config.Config, o runOption
 	if serveRegistry != nil {
 		serve(serveRegistry)
 	}
-	metrics := admin.NewMetrics(version, c.Name)
+	a := &statusOf{config: c, started: time.Now()}
+	metrics := admin.NewMetrics(version, c.Name, a.status)
 	pl := pipeline.New(pc, client, registry, &observer{metrics: metrics}, log)
+	a.pipeline = pl
 	if c.Admin.Listen != "" {
-		a := newStatus(c, pl, metrics)
 		s, err := admin.Listen(serving, c.Admin.Listen, admin.Config{
 			Ready: a.ready, Status: a.status, Metrics: metrics, Pprof: c.Admin.Pprof, Log: log,
 		})
@@ -171,10 +171,7 @@ func pipelineConfig(c *config.Config) (pipeline.Config, error) {
 			return c.SchemaOptions(s, t, db, systemID, version)
 		},
 		Envelope: c.Schema.Envelope, Truncate: c.Schema.Truncate,
-		Checkpoint: sink.TopicSpec{
-			Name: c.Checkpoint.Topic, Partitions: 1, ReplicationFactor: c.Checkpoint.ReplicationFactor, CleanupPolicy: "compact",
-			Configs: map[string]string{"segment.bytes": "16777216", "min.cleanable.dirty.ratio": "0.1"},
-		},
+		Checkpoint: c.CheckpointSpec(),
 		StallLimit: c.Source.StallLimit.Std(), DrainTimeout: c.DrainTimeout.Std(), Standby: c.Standby, StartTimeout: startTimeout,
 		Session: checkpoint.Session{
 			Instance: hex.EncodeToString(instance), Host: host, PID: os.Getpid(), Program: version,
@@ -182,58 +179,26 @@ func pipelineConfig(c *config.Config) (pipeline.Config, error) {
 	}, nil
 }
 
-// observer counts for /metrics.
+// observer fills the histograms of /metrics.
 type observer struct{ metrics *admin.Metrics }
 
 func (o *observer) Committed(c pipeline.Commit) {
-	m := o.metrics
-	m.Transactions.Add(float64(c.Transactions))
-	m.Skipped.Add(float64(c.Skipped))
-	m.Batches.Inc()
-	m.Records.Add(float64(c.Records))
-	m.RecordBytes.Add(float64(c.Bytes))
-	m.Published(c.Took)
-	m.Saved(time.Now())
+	o.metrics.Committed(c.Records, c.Bytes, c.Took)
 	if !c.LastCommit.IsZero() {
-		age := time.Since(c.LastCommit)
-		m.Latency(age)
-		m.Lag(age)
+		o.metrics.Latency(time.Since(c.LastCommit))
 	}
-	m.Active.Set(1)
 }
 
-func (o *observer) Aborted(err error) {
-	var uncertain *sink.UncertainError
-	if errors.As(err, &uncertain) {
-		o.metrics.Uncertain.Inc()
-		return
-	}
-	o.metrics.Aborts.Inc()
-}
-
-func (o *observer) Reconnecting(to string, _ error) {
-	o.metrics.Active.Set(0)
-	o.metrics.Reconnects.WithLabelValues(to).Inc()
-}
-
-func (o *observer) Heartbeat() { o.metrics.Heartbeats.Inc() }
-
-func (o *observer) Received(bytes int) { o.metrics.WALBytes.Add(float64(bytes)) }
-
-// statusOf answers the admin listener from what the pipeline last said.
+// statusOf answers the admin listener from what the pipeline says of itself.
 type statusOf struct {
 	config   *config.Config
 	pipeline *pipeline.Pipeline
 	started  time.Time
 }
 
-func newStatus(c *config.Config, p *pipeline.Pipeline, _ *admin.Metrics) *statusOf {
-	return &statusOf{config: c, pipeline: p, started: time.Now()}
-}
-
 func (s *statusOf) ready() admin.Readiness {
 	h := s.pipeline.Health()
-	d := map[string]any{}
+	d := map[string]any{"state": h.State}
 	if !h.Since.IsZero() {
 		d["since"] = h.Since.UTC().Format(time.RFC3339Nano)
 	}
@@ -249,11 +214,28 @@ func (s *statusOf) ready() admin.Readiness {
 func (s *statusOf) status() admin.Status {
 	h := s.pipeline.Health()
 	out := admin.Status{
-		Pipeline: s.config.Name, Version: version, State: "starting", Ready: h.Ready, Step: h.Step, Started: s.started,
-		Source: admin.SourceStatus{Slot: s.config.Source.Slot.Name, Publication: s.config.Source.Publication.Name},
+		Pipeline: s.config.Name, Version: version, State: string(h.State), Active: h.Holds, Ready: h.Ready, Step: h.Step,
+		Since: moment(h.Since), Started: s.started,
+		Source: admin.SourceStatus{
+			Slot: s.config.Source.Slot.Name, Publication: s.config.Source.Publication.Name,
+			SystemID: h.System.ID, Timeline: h.System.Timeline, ServerVersion: h.System.Version,
+			LagSeconds: h.Lag.Seconds(), RetainedBytes: h.Slot.RetainedBytes, WALStatus: h.Slot.WALStatus,
+			LastFrame: moment(h.LastFrame), BufferBytes: h.Buffered,
+		},
+		Kafka: admin.KafkaStatus{
+			LastCheckpoint: moment(h.Covered), LastHeartbeat: moment(h.Heartbeat),
+			ChangesPerSecond: h.ChangesPerSecond, BytesPerSecond: h.BytesPerSecond,
+			InFlightRecords: h.InFlight.Records, InFlightBytes: h.InFlight.Bytes,
+		},
+		Totals: totals(&h.Totals),
 	}
-	if h.Ready {
-		out.State = "streaming"
+	for _, state := range pipeline.States() {
+		out.States = append(out.States, string(state))
+	}
+	out.Source.SetPositions(h.ServerEnd, h.Confirmed)
+	if w := h.Witness; w.Commit != 0 {
+		out.Kafka.Witness = &admin.Witness{Commit: w.Commit.String(), End: w.End.String(), XID: w.XID, CommitTime: w.CommitTime}
+		out.Kafka.Position = h.Position.String()
 	}
 	if h.Err != nil {
 		out.Error = h.Err.Error()
@@ -261,14 +243,32 @@ func (s *statusOf) status() admin.Status {
 			out.Error += "; " + hint
 		}
 	}
-	if h.Confirmed != 0 {
-		out.Source.Confirmed = h.Confirmed.String()
-		out.Source.ServerEnd = h.ServerEnd.String()
-		out.Source.LagBytes = max(int64(h.ServerEnd)-int64(h.Confirmed), 0)
-		out.Kafka.Saved = h.Confirmed.String()
+	return out
+}
+
+// moment is nil for the zero time, which JSON then leaves out.
+func moment(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
 	}
-	if !h.Covered.IsZero() {
-		out.Kafka.LastCheckpoint = &h.Covered
+	return &t
+}
+
+func totals(t *pipeline.Totals) admin.Totals {
+	out := admin.Totals{
+		Changes: map[string]int64{}, Transactions: t.Transactions, Split: t.Split, Batches: t.Batches, Records: t.Records,
+		RecordBytes: t.RecordBytes, ReceivedBytes: t.Received, Aborted: t.Aborted, Uncertain: t.Uncertain,
+		Skipped:    map[string]int64{"not_captured": t.Uncaptured, "truncate": t.Truncates},
+		Heartbeats: t.Heartbeats, Sessions: t.Sessions, Reconnects: map[string]int64{}, Errors: map[string]int64{},
+	}
+	for op, n := range t.Changes {
+		out.Changes[pipeline.Op(op).String()] = n
+	}
+	for _, to := range pipeline.Dependencies() {
+		out.Reconnects[to] = t.Reconnects[to]
+	}
+	for _, class := range pipeline.Classes() {
+		out.Errors[string(class)] = t.Errors[class]
 	}
 	return out
 }

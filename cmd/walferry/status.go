@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -135,22 +138,66 @@ func (p *program) showStatus(s *admin.Status, now time.Time) error {
 	if !s.Ready {
 		ready = "not ready: " + s.Step
 	}
+	n := &s.Totals
 	lines := [][2]string{
 		{"pipeline", fmt.Sprintf("%s, walferry %s", s.Pipeline, s.Version)},
-		{"state", fmt.Sprintf("%s, %s, up %s", s.State, ready, age(now, &s.Started))},
+		{"state", fmt.Sprintf("%s, %s, up %s, %s", s.State, ready, age(now, &s.Started), counted(n.Sessions, "session"))},
 		{"slot", fmt.Sprintf("%s, publication %s", s.Source.Slot, s.Source.Publication)},
 		{"server", fmt.Sprintf("system %s, timeline %d, WAL end %s", s.Source.SystemID, s.Source.Timeline, s.Source.ServerEnd)},
 		{"confirmed", s.Source.Confirmed},
 		{"lag", fmt.Sprintf("%s, %.1f s", bytesText(s.Source.LagBytes), s.Source.LagSeconds)},
 		{"retained WAL", bytesText(s.Source.RetainedBytes) + " (" + s.Source.WALStatus + ")"},
-		{"published", fmt.Sprintf("%d changes in %d transactions, %d Kafka transactions", s.Kafka.Changes, s.Kafka.Transactions, s.Kafka.Batches)},
+		{"buffers", fmt.Sprintf("%s read, %s in flight (%s)", bytesText(s.Source.BufferBytes), bytesText(int64(s.Kafka.InFlightBytes)), counted(int64(s.Kafka.InFlightRecords), "record"))},
+		{"published", fmt.Sprintf("%s in %s, %s, %s", counted(sum(n.Changes), "change"), counted(n.Transactions, "transaction"), counted(n.Records, "record"), counted(n.Batches, "Kafka transaction"))},
+		{"changes", byName(n.Changes)},
 		{"throughput", fmt.Sprintf("%.0f changes/s, %s/s over the last minute", s.Kafka.ChangesPerSecond, bytesText(int64(s.Kafka.BytesPerSecond)))},
-		{"checkpoint", fmt.Sprintf("%s, %s ago", s.Kafka.Saved, age(now, s.Kafka.LastCheckpoint))},
+		{"position", s.Kafka.Position},
+	}
+	if w := s.Kafka.Witness; w != nil {
+		lines = append(lines, [2]string{"witness", fmt.Sprintf("%s, transaction %d, committed %s ago", w.Commit, w.XID, age(now, &w.CommitTime))})
+	}
+	lines = append(lines, [2]string{"checkpoint", fmt.Sprintf("%s ago, heartbeat %s ago", age(now, s.Kafka.LastCheckpoint), age(now, s.Kafka.LastHeartbeat))})
+	if n.Aborted+n.Uncertain > 0 {
+		lines = append(lines, [2]string{"aborted", fmt.Sprintf("%s, %s of unknown outcome", counted(n.Aborted, "Kafka transaction"), counted(n.Uncertain, "commit"))})
+	}
+	if sum(n.Skipped) > 0 {
+		lines = append(lines, [2]string{"skipped", byName(n.Skipped)})
+	}
+	if sum(n.Errors) > 0 {
+		lines = append(lines, [2]string{"errors", byName(n.Errors)})
 	}
 	if s.Error != "" {
 		lines = append(lines, [2]string{"error", s.Error})
 	}
 	return writeLines(w, lines)
+}
+
+func sum(m map[string]int64) (n int64) {
+	for _, x := range m {
+		n += x
+	}
+	return n
+}
+
+// byName lists what is not 0.
+func byName(m map[string]int64) string {
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		if m[k] != 0 {
+			parts = append(parts, fmt.Sprintf("%s %d", k, m[k]))
+		}
+	}
+	if parts == nil {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func counted(n int64, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func writeLines(w *tabwriter.Writer, lines [][2]string) error {

@@ -21,6 +21,7 @@ import (
 	"net/http/pprof"
 	"time"
 
+	"github.com/jackc/pglogrepl"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
@@ -45,16 +46,20 @@ type Readiness struct {
 
 // Status answers /status. LSNs are in Postgres' form X/X; zero values are left out.
 type Status struct {
-	Pipeline string    `json:"pipeline"`
-	Version  string    `json:"version"`
-	State    string    `json:"state"` // starting, standby, streaming, stalled, stopping
-	Ready    bool      `json:"ready"`
-	Step     string    `json:"step"`
-	Started  time.Time `json:"started"`
-	Error    string    `json:"error,omitempty"` // the last one, with its remedy, while it lasts
+	Pipeline string     `json:"pipeline"`
+	Version  string     `json:"version"`
+	State    string     `json:"state"` // one of States
+	States   []string   `json:"-"`
+	Active   bool       `json:"active"` // this instance holds the slot
+	Ready    bool       `json:"ready"`
+	Step     string     `json:"step"`
+	Since    *time.Time `json:"since,omitempty"` // it has been at this step
+	Started  time.Time  `json:"started"`
+	Error    string     `json:"error,omitempty"` // the last one, with its remedy, while it lasts
 
 	Source SourceStatus `json:"source"`
 	Kafka  KafkaStatus  `json:"kafka"`
+	Totals Totals       `json:"totals"`
 }
 
 // SourceStatus is the Postgres side.
@@ -63,27 +68,67 @@ type SourceStatus struct {
 	Publication   string     `json:"publication"`
 	SystemID      string     `json:"system_id,omitempty"`
 	Timeline      int32      `json:"timeline,omitempty"`
-	ServerVersion int        `json:"server_version,omitempty"`
-	ServerEnd     string     `json:"server_end,omitempty"` // newest WAL end that was heard of
-	Received      string     `json:"received,omitempty"`   // commit LSN of the last transaction decoded
-	Confirmed     string     `json:"confirmed,omitempty"`  // what the slot was told
-	LagBytes      int64      `json:"lag_bytes"`
-	LagSeconds    float64    `json:"lag_seconds"`
+	ServerVersion int        `json:"server_version,omitempty"` // as server_version_num
+	ServerEnd     string     `json:"server_end,omitempty"`     // newest WAL end that was heard of
+	Confirmed     string     `json:"confirmed,omitempty"`      // what the slot was told
+	LagBytes      int64      `json:"lag_bytes"`                // between these two
+	LagSeconds    float64    `json:"lag_seconds"`              // age of the oldest change that was received and is not in Kafka
 	RetainedBytes int64      `json:"retained_wal_bytes"`
-	WALStatus     string     `json:"wal_status,omitempty"`
-	LastFrame     *time.Time `json:"last_frame,omitempty"`
+	WALStatus     string     `json:"wal_status,omitempty"` // as pg_replication_slots has it
+	LastFrame     *time.Time `json:"last_frame,omitempty"` // when the walsender was last heard
+	BufferBytes   int64      `json:"buffer_bytes"`
+
+	serverEnd, confirmed uint64 // the same as numbers
+}
+
+// SetPositions sets the newest WAL end that was heard of and the confirmed position, and the lag between them.
+func (s *SourceStatus) SetPositions(end, confirmed pglogrepl.LSN) {
+	s.serverEnd, s.confirmed = uint64(end), uint64(confirmed)
+	if end != 0 {
+		s.ServerEnd = end.String()
+	}
+	if confirmed != 0 {
+		s.Confirmed = confirmed.String()
+		s.LagBytes = max(int64(end)-int64(confirmed), 0)
+	}
 }
 
 // KafkaStatus is the Kafka side. Rates are over the last minute.
 type KafkaStatus struct {
-	Saved            string     `json:"saved,omitempty"` // commit LSN of the last committed checkpoint
+	Witness          *Witness   `json:"witness,omitempty"`
+	Position         string     `json:"position,omitempty"` // of the newest change in the checkpoint: commit LSN, change LSN, number
 	LastCheckpoint   *time.Time `json:"last_checkpoint,omitempty"`
-	Changes          uint64     `json:"changes"`
-	Transactions     uint64     `json:"transactions"`
-	Batches          uint64     `json:"batches"`
+	LastHeartbeat    *time.Time `json:"last_heartbeat,omitempty"` // when a heartbeat was last covered by a committed checkpoint
 	ChangesPerSecond float64    `json:"changes_per_second"`
-	BytesPerSecond   float64    `json:"bytes_per_second"`
+	BytesPerSecond   float64    `json:"bytes_per_second"` // of records, before compression
 	InFlightRecords  int        `json:"in_flight_records"`
+	InFlightBytes    int        `json:"in_flight_bytes"`
+}
+
+// Witness is the newest source transaction that a committed checkpoint covers whole.
+type Witness struct {
+	Commit     string    `json:"commit_lsn"`
+	End        string    `json:"end_lsn"`
+	XID        uint32    `json:"xid"`
+	CommitTime time.Time `json:"commit_time"`
+}
+
+// Totals are counted since the process was started. The keys of the maps are all there from the beginning.
+type Totals struct {
+	Changes       map[string]int64 `json:"changes"` // by operation: insert, update, delete, truncate
+	Transactions  int64            `json:"transactions"`
+	Split         int64            `json:"split_transactions"`
+	Batches       int64            `json:"batches"` // Kafka transactions
+	Records       int64            `json:"records"`
+	RecordBytes   int64            `json:"record_bytes"`
+	ReceivedBytes int64            `json:"received_bytes"`
+	Skipped       map[string]int64 `json:"skipped"` // by reason: not_captured, truncate
+	Aborted       int64            `json:"aborted"`
+	Uncertain     int64            `json:"uncertain_commits"`
+	Heartbeats    int64            `json:"heartbeats"`
+	Sessions      int64            `json:"sessions"`
+	Reconnects    map[string]int64 `json:"reconnects"` // by the server whose fault it was
+	Errors        map[string]int64 `json:"errors"`     // by class
 }
 
 // Server is a listener with its handlers.

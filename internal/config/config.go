@@ -37,7 +37,7 @@ type Config struct {
 	Admin        Admin      `yaml:"admin" doc:"The HTTP listener with /healthz, /readyz, /metrics and /status."`
 	Log          Log        `yaml:"log" doc:"Logging. Values of rows are never logged."`
 	DrainTimeout Duration   `yaml:"drain_timeout" doc:"How long a stop by SIGTERM may take to publish what was read and to confirm it. What does not end in time is settled at the next start; nothing is lost or repeated."`
-	Standby      bool       `yaml:"standby" doc:"What an instance does that another one has taken over from: true, wait as its standby; false, exit with code 7. At its own start any instance waits while the slot is held, since a dead holder gives it back after wal_sender_timeout."`
+	Standby      bool       `yaml:"standby" doc:"What an instance does that another one has taken over from: true, wait as its standby; false, exit with code 7. With false an instance that finds the slot held at its own start waits for wal_sender_timeout, since a holder that died gives it back by then, and exits with code 7 too."`
 }
 
 // Source says what is read and how.
@@ -54,7 +54,7 @@ type Source struct {
 	Publication      Publication `yaml:"publication" doc:"The publication."`
 	Heartbeat        Duration    `yaml:"heartbeat" doc:"After this long without a delivered transaction walferry writes a small one of its own, so that an idle database's slot moves on and readiness can be proven. Readiness wants a delivery within two of these."`
 	WALSenderTimeout Duration    `yaml:"wal_sender_timeout" doc:"wal_sender_timeout of walferry's own replication connection: how soon the server lets go of the slot when walferry died without closing its socket."`
-	StallLimit       Duration    `yaml:"stall_limit" doc:"How long reading may stand still because Kafka does not answer before the replication connection is closed and the slot given back. A walsender stuck in send would keep its server from shutting down."`
+	StallLimit       Duration    `yaml:"stall_limit" doc:"How long reading may stand still because Kafka or the schema registry does not answer before the replication connection is closed and the slot given back. A walsender stuck in send would keep its server from shutting down."`
 	BufferBytes      Size        `yaml:"buffer_bytes" doc:"Memory for frames that were read and not yet encoded. When it is spent walferry stops reading, and the server waits."`
 	MaxRowBytes      Size        `yaml:"max_row_bytes" doc:"The largest single frame that is accepted; a larger one stops the stream with an error."`
 }

@@ -87,13 +87,11 @@ func (w *watcher) Committed(Commit) {
 	}
 }
 func (w *watcher) Aborted(err error) { w.mu.Lock(); w.aborts = append(w.aborts, err); w.mu.Unlock() }
-func (w *watcher) Reconnecting(_ string, err error) {
+func (w *watcher) Ended(err error) {
 	w.mu.Lock()
 	w.endings = append(w.endings, err)
 	w.mu.Unlock()
 }
-func (w *watcher) Heartbeat()   {}
-func (w *watcher) Received(int) {}
 
 // bed is a database, a broker and what is needed to run pipelines between them.
 type bed struct {
@@ -104,6 +102,7 @@ type bed struct {
 	client   *kafka.Client
 	registry *registrar
 	adjust   func(*Config)
+	prepare  func(*Pipeline)
 	dial     func(*kafka.Config)
 }
 
@@ -174,6 +173,10 @@ func (b *bed) start() *running {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	log := slog.New(slog.NewTextHandler(b.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	r := &running{Pipeline: New(b.config(), b.client, b.registry, w, log), watcher: w, cancel: cancel, done: make(chan error, 1)}
+	r.onAborted, r.onEnded = w.Aborted, w.Ended
+	if b.prepare != nil {
+		b.prepare(r.Pipeline)
+	}
 	go func() { r.done <- r.Run(ctx) }()
 	b.t.Cleanup(func() {
 		cancel(errKilled)

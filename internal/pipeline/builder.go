@@ -44,7 +44,7 @@ type builder struct {
 	headers                    []sink.Header
 	meta                       schema.Meta
 
-	changes, skipped int64 // since the last seal, for metrics
+	truncates int64 // skipped by policy since the last seal
 }
 
 // contextPrefix is the prefix of the logical messages that carry an application's correlation values.
@@ -323,7 +323,7 @@ func (b *builder) rowHeaders(h []sink.Header, t *table, c *decode.Change, op byt
 func (b *builder) truncated(t *table, c *decode.Truncate, part int, drop bool) (int, error) {
 	switch b.truncate {
 	case "skip":
-		b.skipped++
+		b.truncates++
 		return part, nil
 	case "stop":
 		return part, &StopError{

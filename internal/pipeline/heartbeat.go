@@ -26,6 +26,7 @@ type heartbeat struct {
 	running     bool          // a request is on its way on the side connection
 	done        chan error    // its result
 	failed      func(error)
+	wrote       func()
 }
 
 // due sets when the next one is wanted; the zero time means at once.
@@ -39,13 +40,14 @@ func (h *heartbeat) seen() { h.outstanding = false }
 
 // finished takes the result of a request. A failed one is tried again after the interval: the side connection's end is
 // noticed elsewhere.
-func (h *heartbeat) finished(err error) error {
+func (h *heartbeat) finished(err error) {
 	h.running = false
 	if err != nil {
 		h.outstanding = false
 		h.failed(err)
+		return
 	}
-	return nil
+	h.wrote()
 }
 
 // check sends a heartbeat if one is due.

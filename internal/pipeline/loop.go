@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	// errStalled ends a session in which nothing could be committed for stall_limit: the slot is given back.
+	// errStalled is the reason of a stallError when Kafka is the server that does not answer.
 	errStalled = errors.New("nothing could be committed to Kafka within stall_limit")
 	// errDrained ends a session that was asked to stop, or to drain, and has published and confirmed what it had.
 	errDrained = errors.New("drained")
@@ -39,12 +39,15 @@ type loop struct {
 	beat        bool              // a heartbeat's transaction is in it
 	since       time.Time         // when its first whole transaction ended
 	wholes      int64             // whole transactions in the batch being built, also those without a record
+	stats       batchStats        // what else is counted of it
+	oldest      time.Time         // commit time of the first transaction in it
 	whole       checkpoint.Witness
 	position    checkpoint.Position
 	generations map[uint32]uint32 // as the checkpoint had them: of each table's first copy
 	parts       int               // parts of the open transaction already published
 	results     chan outcome
 	inFlight    time.Time // since when a transaction is in flight; zero when none is
+	flying      time.Time // commit time of the first source transaction in flight
 	stopping    bool
 	heartbeat   heartbeat
 
@@ -60,6 +63,7 @@ func (l *loop) run(ctx context.Context) error {
 	defer tick.Stop()
 	defer l.awaitInFlight()
 	stop := l.stop
+	l.health.enter(Streaming)
 	l.heartbeat.due(time.Time{}) // at once: decides on an idle database whether the witness comes
 	for {
 		if l.inFlight.IsZero() && l.ready() {
@@ -93,9 +97,7 @@ func (l *loop) run(ctx context.Context) error {
 				return err
 			}
 		case err := <-l.heartbeat.done:
-			if err := l.heartbeat.finished(err); err != nil {
-				return err
-			}
+			l.heartbeat.finished(err)
 		case now := <-tick.C:
 			if err := l.tick(ctx, now); err != nil {
 				return err
@@ -139,7 +141,7 @@ func (l *loop) full() bool { return l.building.batch.Full() }
 // tick looks at the clock: the stall limit, the drain's bound and heartbeats.
 func (l *loop) tick(ctx context.Context, now time.Time) error {
 	if !l.inFlight.IsZero() && now.Sub(l.inFlight) > l.cfg.StallLimit {
-		return errStalled
+		return l.kafkaStall()
 	}
 	if l.stopping && !l.stopBy.IsZero() && now.After(l.stopBy) {
 		return fmt.Errorf("not drained within %v: what was in flight is settled at the next start", l.cfg.DrainTimeout)
@@ -153,6 +155,11 @@ func (l *loop) tick(ctx context.Context, now time.Time) error {
 // consume takes every frame of a block into the batch. It waits for the transaction in flight when the batch is full in the
 // middle of a block.
 func (l *loop) consume(ctx context.Context, blk *source.Block) error {
+	n := 0
+	for i := range blk.Frames {
+		n += len(blk.Frames[i].Payload)
+	}
+	l.health.received.Add(int64(n))
 	for i := range blk.Frames {
 		f := &blk.Frames[i]
 		e, err := l.decoder.Decode(f.WALStart, f.Payload)
@@ -201,6 +208,10 @@ func (l *loop) begin(e *decode.Begin) error {
 	if l.parts > 0 {
 		l.builder.part = l.parts + 1
 	}
+	if l.oldest.IsZero() && a != checkpoint.Drop {
+		l.oldest = e.CommitTime
+		l.waits()
+	}
 	return nil
 }
 
@@ -225,7 +236,7 @@ func (l *loop) change(ctx context.Context, c *decode.Change) error {
 		return err
 	}
 	if t == nil {
-		l.builder.skipped++
+		l.stats.uncaptured++
 		return nil
 	}
 	drop := l.covered(c.Position)
@@ -238,7 +249,15 @@ func (l *loop) change(ctx context.Context, c *decode.Change) error {
 		return l.stopAt(t, c, err)
 	}
 	if !drop {
-		l.builder.changes++
+		switch c.Op {
+		case decode.Insert:
+			l.stats.changes[Insert]++
+		case decode.Update:
+			l.stats.changes[Update]++
+		case decode.Delete:
+			l.stats.changes[Delete]++
+		case decode.Read: // the builder refused it
+		}
 		l.position = position(c.Position)
 	}
 	return nil
@@ -261,7 +280,7 @@ func (l *loop) truncate(ctx context.Context, c *decode.Truncate) error {
 			return err
 		}
 		if t == nil {
-			l.builder.skipped++
+			l.stats.uncaptured++
 			continue
 		}
 		if part, err = l.builder.truncated(t, c, part, drop); err != nil {
@@ -271,7 +290,7 @@ func (l *loop) truncate(ctx context.Context, c *decode.Truncate) error {
 	// A truncate that made no record moves nothing: a position without a record would lie in a transaction that
 	// the checkpoint does not know as split.
 	if l.builder.txRecords > before {
-		l.builder.changes++
+		l.stats.changes[Truncate]++
 		l.position = position(c.Position)
 	}
 	return nil
@@ -309,6 +328,9 @@ func (l *loop) commit(e *decode.Commit) error {
 		l.since = time.Now()
 	}
 	l.wholes++
+	if l.parts > 0 {
+		l.stats.split++
+	}
 	l.parts = 0
 	l.whole = checkpoint.Witness{Commit: e.Commit, End: e.End, XID: e.XID, CommitTime: e.CommitTime}
 	if l.fence != 0 && e.Commit >= l.fence && !l.heartbeat.outstanding {
@@ -374,12 +396,10 @@ func (l *loop) idle(ctx context.Context) error {
 				return err
 			}
 		case err := <-l.heartbeat.done:
-			if err := l.heartbeat.finished(err); err != nil {
-				return err
-			}
+			l.heartbeat.finished(err)
 		case now := <-tick.C:
 			if now.Sub(l.inFlight) > l.cfg.StallLimit {
-				return errStalled
+				return l.kafkaStall()
 			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -408,18 +428,24 @@ func (l *loop) start(ctx context.Context) error {
 		c.Split = &checkpoint.Split{XID: l.builder.tx.XID, CommitTime: l.builder.tx.CommitTime, Part: l.parts}
 	}
 	s.checkpoint, s.sealedAt = c, time.Now()
+	s.stats = l.stats
+	// Before the checkpoint's own records are in it.
+	s.stats.Batch = Batch{Records: s.batch.Records(), Bytes: s.batch.Bytes()}
+	s.stats.transactions, s.stats.truncates, s.stats.beat, s.stats.lastCommit = l.wholes, l.builder.truncates, l.beat, l.whole.CommitTime
 	if err := l.store.seal(s); err != nil {
 		return err
 	}
-	s.stats = batchStats{
-		transactions: l.wholes, changes: l.builder.changes, skipped: l.builder.skipped,
-		records: s.batch.Records(), bytes: s.batch.Bytes(), lastCommit: l.whole.CommitTime,
-	}
 	l.building, l.spare = l.spare, nil
 	l.builder.batch = l.building.batch
-	l.builder.changes, l.builder.skipped, l.wholes, l.beat = 0, 0, 0, false
+	l.stats, l.builder.truncates, l.wholes, l.beat = batchStats{}, 0, 0, false
 	l.builder.beginPart()
 	l.inFlight = s.sealedAt
+	l.flying, l.oldest = l.oldest, time.Time{}
+	if l.inTx {
+		l.oldest = l.builder.tx.CommitTime
+	}
+	l.waits()
+	l.health.sealed(s.stats.Batch)
 	hit("sealed")
 	go func() {
 		err := l.publisher.publish(ctx, s)
@@ -430,7 +456,8 @@ func (l *loop) start(ctx context.Context) error {
 
 // settled takes the outcome of the transaction in flight: confirms it to the slot, or ends the session.
 func (l *loop) settled(o outcome) error {
-	l.inFlight = time.Time{}
+	l.inFlight, l.flying = time.Time{}, time.Time{}
+	l.waits()
 	if o.err != nil {
 		return fmt.Errorf("publish: %w", o.err)
 	}
@@ -460,11 +487,21 @@ func (l *loop) awaitInFlight() {
 func (l *loop) committed(o outcome) {
 	l.lived = true
 	st := o.sealed.stats
-	l.health.committed(time.Now(), o.sealed.checkpoint.Witness.Commit, l.stream.ServerEnd())
-	l.observer.Committed(Commit{
-		Transactions: st.transactions, Changes: st.changes, Skipped: st.skipped, Records: st.records, Bytes: st.bytes,
-		Took: o.took, LastCommit: st.lastCommit,
-	})
+	l.health.committed(time.Now(), &o.sealed.checkpoint, &st)
+	l.observer.Committed(Commit{Batch: st.Batch, Took: o.took, LastCommit: st.lastCommit})
+}
+
+// waits tells whoever watches which transaction waits longest.
+func (l *loop) waits() {
+	oldest := l.flying
+	if oldest.IsZero() {
+		oldest = l.oldest
+	}
+	if oldest.IsZero() {
+		l.health.oldest.Store(0)
+		return
+	}
+	l.health.oldest.Store(oldest.UnixNano())
 }
 
 // where names what the loop waits for.
@@ -472,6 +509,8 @@ func (l *loop) where() string {
 	switch {
 	case !l.inFlight.IsZero():
 		return stepPublish
+	case l.heartbeat.running:
+		return stepHeartbeat
 	default:
 		return stepReceive
 	}

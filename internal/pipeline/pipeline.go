@@ -62,21 +62,17 @@ type Config struct {
 	Session checkpoint.Session
 }
 
-// Observer is told what happens; every method may be called from any goroutine of the pipeline and must not block.
+// Observer is told of each Kafka transaction, by a goroutine of the pipeline that it must not block. What can be summed is
+// in Health.
 type Observer interface {
 	Committed(Commit)
-	Aborted(error)
-	Reconnecting(to string, err error)
-	Heartbeat()
-	Received(bytes int)
 }
 
 // Commit is one committed Kafka transaction.
 type Commit struct {
-	Transactions, Changes, Skipped int64
-	Records, Bytes                 int
-	Took                           time.Duration // from sealing to commit
-	LastCommit                     time.Time     // commit time of the newest whole source transaction; zero for none
+	Batch                    // its size
+	Took       time.Duration // from sealing to commit
+	LastCommit time.Time     // commit time of the newest whole source transaction; zero for none
 }
 
 // Pipeline runs one pipeline.
@@ -90,15 +86,24 @@ type Pipeline struct {
 	stop     chan struct{}
 	stopped  atomic.Bool
 	drained  atomic.Pointer[checkpoint.Checkpoint]
+	after    func(time.Duration) <-chan time.Time // time.After; a test's own clock
+
+	// Of the goroutine of Run.
+	owned    bool // a session of this instance had the checkpoint topic
+	replaced bool // since then another instance had it
+
+	// Called by tests of this package; nil otherwise.
+	onAborted, onEnded func(error)
 }
 
 // New makes a pipeline; Run starts it.
 func New(cfg Config, client *kafka.Client, registry schema.Registrar, observer Observer, log *slog.Logger) *Pipeline {
-	p := &Pipeline{cfg: cfg, kafka: client, registry: registry, log: log, observer: observer, stop: make(chan struct{})}
-	p.health.interval = cfg.Source.Heartbeat
-	if p.health.interval == 0 {
-		p.health.interval = source.DefaultHeartbeat
+	p := &Pipeline{cfg: cfg, kafka: client, registry: registry, log: log, observer: observer, stop: make(chan struct{}), after: time.After}
+	interval := cfg.Source.Heartbeat
+	if interval == 0 {
+		interval = source.DefaultHeartbeat
 	}
+	p.health.init(interval)
 	return p
 }
 
@@ -142,7 +147,6 @@ func (e *FencedError) Hint() string {
 // Such an error comes after everything that could be published has been, and names the way on.
 func (p *Pipeline) Run(ctx context.Context) error {
 	textMode := p.cfg.Source.TextMode
-	fenced := false
 	begun := time.Now()
 	for attempt := 0; ; attempt++ {
 		started := time.Now()
@@ -158,52 +162,89 @@ func (p *Pipeline) Run(ctx context.Context) error {
 			p.log.Info("stopped before everything read was published; the next start publishes it", "reason", err)
 			return nil
 		}
-		var inUse *source.SlotInUseError
+		inUse, _ := errors.AsType[*source.SlotInUseError](err)
 		switch {
 		case errors.Is(err, errTextMode), is[*source.NeedsTextError](err) && !textMode:
 			textMode = true
 			p.log.Warn("the stream starts again in text mode", "reason", err)
 			continue
-		case errors.As(err, &inUse) && fenced && !p.cfg.Standby:
-			return &FencedError{Err: err}
 		case errors.Is(err, kafka.ErrFenced):
 			// A transaction that its coordinator gave up looks the same. Who holds the slot decides.
-			fenced = true
+			p.replaced = true
 			p.log.Error("fenced: the transactional id was taken, or the broker gave up our transaction", "error", err)
-		case errors.As(err, &inUse) && p.cfg.Drain && time.Since(begun) > drainPatience:
-			return err
-		case errors.As(err, &inUse):
+		case inUse != nil:
+			if p.replaced && !p.cfg.Standby {
+				return &FencedError{Err: err}
+			}
 			p.log.Info("standby: another instance holds the slot", "slot", p.cfg.Source.Slot, "pid", inUse.PID)
 		case !retryable(err):
 			return err
+		case p.late(begun):
+			return err
 		default:
-			fenced = false
-			if p.late(begun) {
-				return err
-			}
 			p.log.Warn("session ended, connecting again", "error", err)
 		}
-		p.observer.Reconnecting(dependency(err), err)
+		p.health.again(dependency(err))
+		if p.onEnded != nil {
+			p.onEnded(err)
+		}
 		if s.lived || time.Since(started) > time.Minute {
 			attempt = 0
 		}
-		if errors.Is(err, errStalled) {
-			answered, perr := p.probe(ctx, begun)
-			if perr != nil {
-				return perr
-			}
-			if !answered {
-				return err
-			}
-		}
-		select {
-		case <-time.After(p.delay(attempt)):
-		case <-p.stop:
+		switch err := p.between(ctx, err, &attempt, begun); {
+		case errors.Is(err, errStopped):
 			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		case err != nil:
+			return err
 		}
 	}
+}
+
+// errStopped ends a wait between two sessions: Stop was called, and nothing is under way.
+var errStopped = errors.New("stopped")
+
+// between waits between two sessions, the first of which ended with err: for what it missed, and a moment.
+func (p *Pipeline) between(ctx context.Context, err error, attempt *int, begun time.Time) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-p.stop:
+			cancel(errStopped)
+		case <-ctx.Done():
+		}
+	}()
+	var stall *stallError
+	var inUse *source.SlotInUseError
+	switch {
+	case errors.As(err, &stall):
+		if err := p.probe(ctx, stall, begun); err != nil {
+			return err
+		}
+	case errors.As(err, &inUse):
+		free, err := p.standby(ctx, inUse)
+		if err != nil {
+			return err
+		}
+		if free {
+			*attempt = 0
+		}
+	}
+	return p.pause(ctx, p.delay(*attempt))
+}
+
+func (p *Pipeline) pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-p.after(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// late says that servers were out of reach for the whole of StartTimeout, and nothing was ever delivered.
+func (p *Pipeline) late(begun time.Time) bool {
+	return p.cfg.StartTimeout > 0 && p.health.never() && time.Since(begun) > p.cfg.StartTimeout
 }
 
 // delay is exponential with full jitter, from 50 ms, at most 5 s.
@@ -212,29 +253,94 @@ func (p *Pipeline) delay(attempt int) time.Duration {
 	return 10*time.Millisecond + rand.N(limit)
 }
 
-// late says that servers were out of reach for the whole of StartTimeout, and nothing was ever delivered.
-func (p *Pipeline) late(begun time.Time) bool {
-	return p.cfg.StartTimeout > 0 && p.health.never() && time.Since(begun) > p.cfg.StartTimeout
+// stallError ends a session in which a server that the stream waits for gave no answer for stall_limit: the slot is given
+// back, and taken again when that server has answered.
+type stallError struct {
+	step string
+	// ask puts a question to the server: nil when it answered, whatever it said.
+	ask func(context.Context) error
+	err error
 }
 
-// probe waits until Kafka answers, while the slot belongs to whoever wants it. It is false when that took too long for a start.
-func (p *Pipeline) probe(ctx context.Context, begun time.Time) (answered bool, err error) {
-	p.health.step(stepKafka)
-	for attempt := 0; ; attempt++ {
+func (e *stallError) Error() string { return e.err.Error() }
+func (e *stallError) Unwrap() error { return e.err }
+
+// kafkaStall is the stall of a broker. Partitions of a topic are what every broker knows.
+func (p *Pipeline) kafkaStall() error {
+	return &stallError{step: stepKafka, err: errStalled, ask: func(ctx context.Context) error {
 		_, _, err := p.kafka.Partitions(ctx, p.cfg.Checkpoint.Name)
-		if err == nil {
-			return true, nil
+		if err != nil {
+			p.kafka.Refresh()
 		}
-		if p.late(begun) {
+		return err
+	}}
+}
+
+// askTimeout bounds one question of a probe: the server may have come back behind a connection that is dead.
+const askTimeout = 10 * time.Second
+
+// probe waits until the server that did not answer does, while the slot belongs to whoever wants it.
+func (p *Pipeline) probe(ctx context.Context, stall *stallError, begun time.Time) error {
+	p.health.enter(Stalled)
+	p.health.step(stall.step)
+	for attempt := 0; ; attempt++ {
+		c, done := context.WithTimeout(ctx, askTimeout)
+		err := stall.ask(c)
+		done()
+		switch {
+		case err == nil:
+			return nil
+		case p.late(begun):
+			return fmt.Errorf("%w (%w)", stall, err)
+		}
+		p.health.failed(fmt.Errorf("%w (%w)", stall, err))
+		if err := p.pause(ctx, p.delay(attempt)); err != nil {
+			return err
+		}
+	}
+}
+
+// standbyPoll is how often a standby looks whether the slot is free. It asks pg_replication_slots: an attempt to take a slot
+// that is in use is an error in the server's log, a question is not.
+const standbyPoll = time.Second
+
+// standby waits while another instance holds the slot; free tells that the slot was seen held and is so no more. With
+// standby: false it waits no longer than a holder that died can keep the slot, for a drain no longer than drainPatience, and
+// then returns inUse.
+func (p *Pipeline) standby(ctx context.Context, inUse *source.SlotInUseError) (free bool, err error) {
+	p.health.enter(Standby)
+	p.health.step(stepStandby)
+	cat, err := source.OpenCatalog(ctx, p.cfg.Source)
+	if err != nil {
+		p.log.Warn("standby: connect to Postgres", "error", err)
+		return false, nil
+	}
+	defer cat.Close()
+	limit := p.cfg.Source.WALSenderTimeout
+	switch {
+	case p.cfg.Drain:
+		limit = drainPatience
+	case limit == 0:
+		limit = source.DefaultWALSenderTimeout
+	}
+	for waited := time.Duration(0); ; waited += standbyPoll {
+		slot, err := cat.SlotInfo(ctx)
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		if err != nil {
+			p.log.Warn("standby: look at the slot", "error", err)
 			return false, nil
 		}
-		p.kafka.Refresh()
-		select {
-		case <-time.After(p.delay(attempt)):
-		case <-p.stop:
-			return true, nil
-		case <-ctx.Done():
-			return false, context.Cause(ctx)
+		p.health.slot(cat.System(), slot)
+		if !slot.Active {
+			return waited > 0, nil
+		}
+		if waited > limit && (p.cfg.Drain || !p.cfg.Standby) {
+			return false, inUse
+		}
+		if err := p.pause(ctx, standbyPoll); err != nil {
+			return false, err
 		}
 	}
 }
@@ -259,9 +365,13 @@ func is[T error](err error) bool {
 	return errors.As(err, &e)
 }
 
-// dependency names whose fault the end of a session was, for metrics.
+// dependency names whose fault the end of a session was: one of Dependencies.
 func dependency(err error) string {
-	if errors.Is(err, errStalled) || errors.Is(err, kafka.ErrFenced) {
+	var stall *stallError
+	switch {
+	case errors.As(err, &stall) && stall.step == stepRegistry:
+		return "registry"
+	case errors.As(err, &stall), errors.Is(err, kafka.ErrFenced):
 		return "kafka"
 	}
 	var aborted *sink.AbortedError

@@ -22,9 +22,11 @@ type sealed struct {
 
 // batchStats are counted when a batch is sealed and reported when it is committed.
 type batchStats struct {
-	transactions, changes, skipped int64
-	records, bytes                 int
-	lastCommit                     time.Time // commit time of the newest transaction in it
+	Batch
+	changes                                    Changes
+	transactions, split, uncaptured, truncates int64
+	beat                                       bool      // a heartbeat's transaction is in it
+	lastCommit                                 time.Time // commit time of the newest transaction in it
 }
 
 // outcome is how the transaction of one sealed batch ended: committed when err is nil.

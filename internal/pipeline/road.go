@@ -64,7 +64,11 @@ func (s *session) run(parent context.Context) (err error) {
 	if s.cat, err = source.OpenCatalog(ctx, s.source); err != nil {
 		return err
 	}
-	defer s.cat.Close()
+	defer func() {
+		// A question that hangs would hold its connection, and Close with it.
+		cancel(errSessionOver)
+		s.cat.Close()
+	}()
 	s.system = s.cat.System()
 
 	s.health.step(stepKafka)
@@ -109,6 +113,8 @@ func (s *session) run(parent context.Context) (err error) {
 		return err
 	}
 	s.system = conn.System()
+	s.health.holds(s.system, stream)
+	go s.watchSlot(ctx)
 
 	// A server that goes down waits for its walsenders: from here on the slot is given back when it says so, whatever we
 	// wait for then.
@@ -129,13 +135,38 @@ func (s *session) run(parent context.Context) (err error) {
 
 // bounded waits for Kafka while the slot is held: for stall_limit, then errStalled gives the slot back.
 func (s *session) bounded(ctx context.Context, f func(context.Context) error) error {
-	c, done := context.WithTimeoutCause(ctx, s.cfg.StallLimit, errStalled)
+	stall := s.kafkaStall()
+	c, done := context.WithTimeoutCause(ctx, s.cfg.StallLimit, stall)
 	defer done()
 	err := f(c)
-	if err != nil && context.Cause(c) == errStalled && !errors.Is(err, errStalled) {
-		return fmt.Errorf("%w: %w", errStalled, err)
+	if err != nil && context.Cause(c) == stall && !errors.Is(err, stall) {
+		return fmt.Errorf("%w: %w", stall, err)
 	}
 	return err
+}
+
+// aborted is told of every transaction that did not end at the first try.
+func (s *session) aborted(err error) {
+	s.health.aborted(err)
+	s.log.Warn("a Kafka transaction was not committed at the first try", "error", err)
+	if s.onAborted != nil {
+		s.onAborted(err)
+	}
+}
+
+// watchSlot keeps what the server says of the slot fresh for status and metrics.
+func (s *session) watchSlot(ctx context.Context) {
+	for {
+		slot, err := s.cat.SlotInfo(ctx)
+		if err == nil {
+			s.health.slot(s.cat.System(), slot)
+		} else if ctx.Err() == nil {
+			s.log.Warn("look at the slot", "error", err)
+		}
+		if sleep(ctx, s.health.interval) != nil {
+			return
+		}
+	}
 }
 
 func (s *session) consent() checkpoint.Consent {
@@ -191,6 +222,10 @@ func (s *session) peek(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("read checkpoint topic: %w", err)
 	}
+	if o := s.saved.Session; s.owned && !s.replaced && o != nil && o.Instance != s.cfg.Session.Instance {
+		s.replaced = true
+		s.log.Error("fenced: another instance has taken over", "instance", o.Instance, "host", o.Host, "pid", o.PID)
+	}
 	return s.foreign(s.saved.Checkpoint)
 }
 
@@ -203,6 +238,7 @@ func (s *session) take(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("take the checkpoint topic: %w", err)
 	}
+	s.owned, s.replaced = true, false
 	return nil
 }
 
@@ -365,7 +401,7 @@ func (s *session) compare(ctx context.Context, conn *source.Conn) (*checkpoint.C
 // steady is the session after its start.
 func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpoint.Checkpoint, gate *checkpoint.Gate) error {
 	s.publisher = &publisher{
-		producer: s.producer, store: s.store, saved: *cp, aborted: s.observer.Aborted, backoff: s.delay,
+		producer: s.producer, store: s.store, saved: *cp, aborted: s.aborted, backoff: s.delay,
 	}
 	if !s.cfg.Drain {
 		if err := s.publication(ctx); err != nil {
@@ -393,8 +429,11 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 		building: &sealed{batch: s.producer.NewBatch(), superseded: s.saved.Superseded()}, spare: &sealed{batch: s.producer.NewBatch()},
 		whole: cp.Witness, position: cp.Position, generations: cp.Generations, results: make(chan outcome, 1),
 		heartbeat: heartbeat{
-			interval: s.health.interval, done: make(chan error, 1),
-			failed: func(err error) { s.log.Warn("heartbeat", "error", err) },
+			interval: s.health.interval, done: make(chan error, 1), wrote: s.health.wrote,
+			failed: func(err error) {
+				s.log.Warn("heartbeat", "error", err)
+				s.health.failed(err)
+			},
 		},
 	}
 	l.builder = builder{

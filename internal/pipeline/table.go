@@ -20,7 +20,7 @@ import (
 // errTextMode ends a session whose stream brings a type that can only be read as text: the next one asks for text.
 var errTextMode = errors.New("a captured column can only be read as text: the stream starts again in text mode")
 
-// errRegistryStalled ends a session whose registry gave no answer: the slot is given back.
+// errRegistryStalled is the reason of a stallError when the registry is the server that does not answer.
 var errRegistryStalled = errors.New("the schema registry gave no usable answer within stall_limit")
 
 // table is one version of a relation with all that its events need. It lives as long as its *decode.Relation.
@@ -246,25 +246,41 @@ func (l *loop) register(ctx context.Context, subject, avro string) (int32, error
 	if _, err := schema.Compile(avro); err != nil {
 		return 0, fmt.Errorf("schema of subject %s: %w", subject, err)
 	}
-	ctx, done := context.WithTimeoutCause(ctx, l.cfg.StallLimit, errRegistryStalled)
+	registry := l.registry
+	ctx, done := context.WithTimeoutCause(ctx, l.cfg.StallLimit, &stallError{
+		step: stepRegistry, err: errRegistryStalled,
+		// The same question: registering twice gives one id, and the next session finds it at hand.
+		ask: func(ctx context.Context) error {
+			if _, err := registry.Register(ctx, subject, avro); err != nil && !refused(err) {
+				return err
+			}
+			return nil
+		},
+	})
 	defer done()
 	for attempt := 0; ; attempt++ {
-		id, err := l.registry.Register(ctx, subject, avro)
+		id, err := registry.Register(ctx, subject, avro)
 		if err == nil {
 			return id, nil
 		}
 		if ctx.Err() != nil {
-			return 0, fmt.Errorf("register subject %s: %w", subject, context.Cause(ctx))
+			return 0, fmt.Errorf("register subject %s: %w (%w)", subject, context.Cause(ctx), err)
 		}
-		var refused interface{ Refused() bool }
-		if errors.As(err, &refused) && refused.Refused() {
+		if refused(err) {
 			return 0, &RefusedSchemaError{Subject: subject, Err: err}
 		}
+		l.health.failed(err)
 		l.log.Warn("registry", "subject", subject, "error", err)
-		if err := sleep(ctx, l.delay(attempt)); err != nil {
-			return 0, fmt.Errorf("register subject %s: %w", subject, err)
+		if cause := sleep(ctx, l.delay(attempt)); cause != nil {
+			return 0, fmt.Errorf("register subject %s: %w (%w)", subject, cause, err)
 		}
 	}
+}
+
+// refused tells that a registry has answered and does not take a schema.
+func refused(err error) bool {
+	var r interface{ Refused() bool }
+	return errors.As(err, &r) && r.Refused()
 }
 
 // KeylessError says that a table without a key would go to a compacted topic, which refuses the whole batch.
