@@ -60,6 +60,9 @@ BEGIN
 		PERFORM pg_logical_emit_message(true, '` + DDLPrefix + `', jsonb_build_object('v', ` + fmt.Sprint(ddlVersion) + `,
 			'schema', touched.nspname, 'table', touched.relname, 'descriptor', descriptor)::text);
 	END LOOP;
+	-- A message has the LSN of what follows it. The handler below makes this a subtransaction, and a row of the transaction
+	-- around it that followed at once, with the same LSN, would be sent before it.
+	PERFORM pg_logical_emit_message(false, '` + DDLPrefix + `', '');
 EXCEPTION WHEN OTHERS THEN
 	RAISE WARNING 'walferry: facts of this command were not sent: %', SQLERRM;
 END $walferry$;

@@ -55,7 +55,7 @@ func TestDDLTrigger(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					if m, ok := e.(*decode.Message); ok && m.Prefix == DDLPrefix {
+					if m, ok := e.(*decode.Message); ok && m.Transactional && m.Prefix == DDLPrefix {
 						f, err := ParseDDL(m.Content)
 						if err != nil {
 							t.Fatal(err)

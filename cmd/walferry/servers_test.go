@@ -91,6 +91,8 @@ admin: {listen: ""}
 	}
 	text = b.walferry(exitOK, "", "setup", "--apply", "--admin-dsn", admin)
 	b.has(text, `exists  CREATE ROLE "feeder"`, "exists  CREATE PUBLICATION", "ok      GRANT")
+	b.has(b.walferry(exitOK, "", "setup", "--ddl-trigger"), "CREATE EVENT TRIGGER", "To remove it: DROP EVENT TRIGGER")
+	b.has(b.walferry(exitOK, "", "setup", "--ddl-trigger", "--apply", "--admin-dsn", admin), "ok      event trigger")
 
 	text = b.walferry(exitOK, "", "check")
 	b.has(text, "ok    postgres  publication", "ok    kafka     transactional_id", "topic ops.public.orders does not exist yet", ", 0 to mend")

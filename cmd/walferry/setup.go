@@ -16,7 +16,7 @@ import (
 )
 
 func newSetupCommand(p *program) *cobra.Command {
-	var apply, slot bool
+	var apply, slot, ddl bool
 	var variant, admin string
 	var serverVersion int
 	cmd := &cobra.Command{
@@ -27,7 +27,12 @@ and with --slot the slot. An administrator reads it and runs it once. With --app
 it is run here, as the role of --admin-dsn; what exists already is left as it is.
 
 Role and database are those of source.dsn. The password that --apply sets is the
-one in source.dsn or source.password_file; without one, none is set.`,
+one in source.dsn or source.password_file; without one, none is set.
+
+With --ddl-trigger it is the SQL of an event trigger instead, for a superuser: it
+sends what the catalog says of a table (not-null, defaults, comments, labels of
+enums, attributes of composites) with each command that changes it, so that events
+have the schema of their place in the WAL also where the catalog has moved on.`,
 		Example: "  walferry setup | psql -d shop\n  walferry setup --apply --admin-dsn 'postgres://postgres@localhost/shop'",
 		Args:    usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -50,6 +55,9 @@ one in source.dsn or source.password_file; without one, none is set.`,
 				return badDSN(err)
 			}
 			o := source.SetupOptions{Role: target.User, Database: target.Database, Variant: variant, Version: serverVersion, Slot: slot}
+			if ddl && !apply {
+				return p.printf("%s", source.DDLTriggerSQL())
+			}
 			if !apply {
 				sql, err := source.SetupSQL(sc, o)
 				if err != nil {
@@ -57,12 +65,21 @@ one in source.dsn or source.password_file; without one, none is set.`,
 				}
 				return p.printf("%s", sql)
 			}
-			return p.applySetup(cmd.Context(), sc, o, target.Password, admin)
+			conn, err := p.administrator(cmd.Context(), admin, target.Database)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = conn.Close(context.WithoutCancel(cmd.Context())) }() // what was run has been answered
+			if ddl {
+				return p.applyDDLTrigger(cmd.Context(), conn)
+			}
+			return p.applySetup(cmd.Context(), conn, sc, o, target.Password)
 		},
 	}
 	cmd.Flags().BoolVar(&apply, "apply", false, "run the SQL instead of printing it")
 	cmd.Flags().StringVar(&admin, "admin-dsn", "", "connection string of an administrator, for --apply; default WALFERRY_ADMIN_DSN")
 	cmd.Flags().BoolVar(&slot, "slot", false, "create the slot too, for slot.adopt: true")
+	cmd.Flags().BoolVar(&ddl, "ddl-trigger", false, "the event trigger that sends facts of the catalog, and nothing else")
 	cmd.Flags().StringVar(&variant, "variant", source.Plain, "kind of server: plain, rds, cloudsql or azure")
 	cmd.Flags().IntVar(&serverVersion, "server-version", 0, fmt.Sprintf("major version of the server, %d to %d; default the newest, or that of --admin-dsn", source.MinVersion, source.MaxVersion))
 	return cmd
@@ -83,23 +100,36 @@ func badDSN(err error) error {
 // passwordPlaceholder is what source.SetupSQL writes for a person to replace.
 const passwordPlaceholder = "PASSWORD 'choose one'"
 
+// administrator connects as the one who may do what setup does.
+func (p *program) administrator(ctx context.Context, dsn, database string) (*pgx.Conn, error) {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return nil, within(exitSource, fmt.Errorf("connect with --admin-dsn: %w", err))
+	}
+	if conn.Config().Database != database {
+		_ = conn.Close(context.WithoutCancel(ctx)) // nothing was run on it
+		return nil, &usageError{err: fmt.Errorf("--admin-dsn leads to database %q, source.dsn to %q", conn.Config().Database, database), command: "walferry setup"}
+	}
+	return conn, nil
+}
+
+// applyDDLTrigger makes the event trigger, or an older one new, in one transaction.
+func (p *program) applyDDLTrigger(ctx context.Context, conn *pgx.Conn) error {
+	if _, err := conn.PgConn().Exec(ctx, source.DDLTriggerSQL()).ReadAll(); err != nil {
+		return within(exitSource, fmt.Errorf("create the event trigger: %w", err))
+	}
+	return p.printf("ok      event trigger for DDL\n")
+}
+
 // applySetup runs the statements one by one. They are not one transaction: a slot
 // cannot be made in one that has written, and each is right by itself.
-func (p *program) applySetup(ctx context.Context, sc source.Config, o source.SetupOptions, password, admin string) error {
-	conn, err := pgx.Connect(ctx, admin)
-	if err != nil {
-		return within(exitSource, fmt.Errorf("connect with --admin-dsn: %w", err))
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // what was run has been answered
+func (p *program) applySetup(ctx context.Context, conn *pgx.Conn, sc source.Config, o source.SetupOptions, password string) error {
 	var num int
 	if err := conn.QueryRow(ctx, "SELECT current_setting('server_version_num')::int").Scan(&num); err != nil {
 		return within(exitSource, fmt.Errorf("ask for the version: %w", err))
 	}
 	if o.Version == 0 {
 		o.Version = num / 10000
-	}
-	if o.Database != conn.Config().Database {
-		return &usageError{err: fmt.Errorf("--admin-dsn leads to database %q, source.dsn to %q", conn.Config().Database, o.Database), command: "walferry setup"}
 	}
 	sql, err := source.SetupSQL(sc, o)
 	if err != nil {

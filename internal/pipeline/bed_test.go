@@ -45,6 +45,18 @@ func (r *registrar) Register(_ context.Context, subject, avro string) (int32, er
 	return id, nil
 }
 
+// text is the schema of a value.
+func (r *registrar) text(t testing.TB, b []byte) string {
+	t.Helper()
+	id, _, err := schema.ParseWire(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.avr[id]
+}
+
 // decode reads a value as a stranger does, with goavro.
 func (r *registrar) decode(t testing.TB, b []byte) map[string]any {
 	t.Helper()
@@ -52,9 +64,7 @@ func (r *registrar) decode(t testing.TB, b []byte) map[string]any {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.mu.Lock()
-	avro := r.avr[id]
-	r.mu.Unlock()
+	avro := r.text(t, b)
 	codec, err := goavro.NewCodec(avro)
 	if err != nil {
 		t.Fatalf("schema %d: %v", id, err)

@@ -35,7 +35,6 @@ type builder struct {
 	part      int       // 0 while the transaction is whole, else the part being built, from 1
 	txRecords int       // records of this transaction in batch
 	txMark    sink.Mark // where they begin
-	tables    []*table  // touched by this transaction: their per-transaction counters are reset at its end
 	context   []sink.Header
 
 	key, oldKey, newKey, value []byte
@@ -64,10 +63,6 @@ func (b *builder) beginPart() {
 
 // end closes the transaction. When it was split, the records of its last part say so.
 func (b *builder) end() error {
-	for _, t := range b.tables {
-		t.txEvents = 0
-	}
-	b.tables = b.tables[:0]
 	b.sequence = b.tx.Commit
 	if b.part == 0 {
 		return nil
@@ -137,7 +132,6 @@ func appendLSN(d []byte, l pglogrepl.LSN) []byte {
 // change appends the records of one row. With drop it appends none and only counts, which keeps the order numbers of
 // a replayed transaction the same.
 func (b *builder) change(t *table, c *decode.Change, drop bool) error {
-	b.touch(t)
 	switch c.Op {
 	case decode.Insert:
 		return b.event(t, c, 'c', drop)
@@ -164,20 +158,17 @@ func (b *builder) change(t *table, c *decode.Change, drop bool) error {
 	return fmt.Errorf("unknown operation %s", c.Op)
 }
 
-func (b *builder) touch(t *table) {
-	if t.txEvents == 0 {
-		b.tables = append(b.tables, t)
-	}
-}
-
 // count gives the event its numbers in the transaction.
 func (b *builder) count(t *table, c decode.Position, ordinal uint64) {
+	if t.tx != b.tx.Commit {
+		t.tx, t.events = b.tx.Commit, 0
+	}
 	b.events++
-	t.txEvents++
+	t.events++
 	m := &b.meta
 	m.Change, m.Ordinal = c.Change, int64(ordinal)
 	m.Sequence = [2]pglogrepl.LSN{b.sequence, c.Change}
-	m.TotalOrder, m.CollectionOrder = b.events, t.txEvents
+	m.TotalOrder, m.CollectionOrder = b.events, t.events
 	m.Now = b.now()
 }
 
@@ -331,7 +322,6 @@ func (b *builder) truncated(t *table, c *decode.Truncate, part int, drop bool) (
 			Remedy: "set schema.truncate to emit or skip",
 		}
 	}
-	b.touch(t)
 	b.count(t, c.Position, c.Ordinal)
 	if drop {
 		return part, nil

@@ -303,6 +303,8 @@ func (l *loop) message(m *decode.Message) error {
 		l.beat = true
 	case contextPrefix:
 		l.builder.setContext(m.Content)
+	case source.DDLPrefix:
+		return l.facts(m)
 	}
 	return nil
 }

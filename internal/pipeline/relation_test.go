@@ -2,9 +2,11 @@ package pipeline
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"walferry/internal/testbed"
+	"walferry/source"
 )
 
 // TestRelationVersions holds that each version of a table is saved at its place, also one that looks like an older one;
@@ -79,4 +81,76 @@ func TestDroppedTable(t *testing.T) {
 		t.Errorf("rows %v", got)
 	}
 	r.drain(t)
+}
+
+// TestFacts holds that with the event trigger each event has the schema of its place in the WAL, though the catalog has moved
+// on when it is read; also where the facts came before a restart and the row after it. And that a table's counter in a
+// transaction goes on over its versions.
+func TestFacts(t *testing.T) {
+	pg := testbed.Postgres(t, "")
+	b := newBed(t, pg, testbed.Kafka(t), "facts")
+	pg.Exec(testbed.Owner, `CREATE TYPE mood AS ENUM ('sad')`, `CREATE TABLE item (id int PRIMARY KEY, m mood)`)
+	b.publish("item")
+	trigger := pg.Connect(testbed.Superuser)
+	if _, err := trigger.PgConn().Exec(t.Context(), source.DDLTriggerSQL()).ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	r := b.start()
+	r.first(t)
+	b.caughtUp(r)
+	r.drain(t)
+	pg.Exec(testbed.Owner,
+		`INSERT INTO item VALUES (1, 'sad')`,
+		`ALTER TYPE mood ADD VALUE 'glad'`,
+		`INSERT INTO item VALUES (2, 'glad')`,
+		`BEGIN; INSERT INTO item VALUES (3, 'glad'); COMMENT ON COLUMN item.m IS 'today'; INSERT INTO item VALUES (4, 'glad'); COMMIT`,
+		`ALTER TYPE mood RENAME VALUE 'sad' TO 'low'`)
+	r = b.start()
+	b.caughtUp(r)
+	r.drain(t)
+	pg.Exec(testbed.Owner, `INSERT INTO item VALUES (5, 'low')`, `ALTER TYPE mood RENAME VALUE 'low' TO 'down'`, `COMMENT ON COLUMN item.m IS NULL`)
+	r = b.start()
+	b.caughtUp(r)
+
+	type facts struct{ labels, doc string }
+	got := map[string]facts{}
+	for _, e := range b.read("item", 5) {
+		id := fmt.Sprint(inner(inner(e.value["after"]).(map[string]any)["id"]))
+		avro := b.registry.text(t, e.Value)
+		f := facts{labels: between(avro, `"labels":[`, `]`), doc: between(avro, `"doc":"`, `"`)}
+		got[id] = f
+		if order := fmt.Sprint(e.at("transaction", "data_collection_order")); id == "4" && order != "2" {
+			t.Errorf("the second event of its transaction has data_collection_order %s", order)
+		}
+	}
+	for id, want := range map[string]facts{
+		"1": {`"sad"`, ""}, "2": {`"sad","glad"`, ""}, "3": {`"sad","glad"`, ""}, "4": {`"sad","glad"`, "today"}, "5": {`"low","glad"`, "today"},
+	} {
+		if got[id] != want {
+			t.Errorf("row %s has the schema of %+v, want %+v", id, got[id], want)
+		}
+	}
+
+	// Any role can emit our prefix: what cannot be right is left out, and nothing takes a column away.
+	var oid uint32
+	if err := trigger.QueryRow(t.Context(), `SELECT 'item'::regclass::oid`).Scan(&oid); err != nil {
+		t.Fatal(err)
+	}
+	pg.Exec(testbed.Owner, `SELECT pg_logical_emit_message(true, 'walferry.ddl', 'nonsense')`,
+		fmt.Sprintf(`SELECT pg_logical_emit_message(true, 'walferry.ddl', '{"v":1,"schema":"public","table":"item","descriptor":{"relation":%d}}')`, oid),
+		`INSERT INTO item VALUES (6, 'down')`)
+	b.caughtUp(r)
+	for _, e := range b.read("item", 6) {
+		if row := inner(e.value["after"]).(map[string]any); fmt.Sprint(inner(row["id"])) == "6" && fmt.Sprint(inner(row["m"])) != "down" {
+			t.Errorf("row %v", row)
+		}
+	}
+	r.drain(t)
+}
+
+// between is the text between two others, "" where they are not.
+func between(s, left, right string) string {
+	_, s, _ = strings.Cut(s, left)
+	s, _, _ = strings.Cut(s, right)
+	return s
 }

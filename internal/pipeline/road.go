@@ -408,6 +408,9 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 			return err
 		}
 	}
+	if err := s.baseline(ctx); err != nil {
+		return err
+	}
 	if s.textMode && !s.saved.TextMode() {
 		if err := s.bounded(ctx, func(ctx context.Context) error {
 			return s.store.saveTextMode(ctx, "a captured column has no binary form that is known")
@@ -450,6 +453,28 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 	}
 	hit("streaming")
 	return l.run(ctx)
+}
+
+// baseline has the database say what its tables are like now, where the event trigger is there to say what changes after
+// it: of those that nothing is saved of. Without it the catalog of the moment would stand for their past.
+func (s *session) baseline(ctx context.Context) error {
+	if ok, err := s.cat.DDLTrigger(ctx); err != nil || !ok {
+		return err
+	}
+	tables, err := s.cat.Tables(ctx)
+	if err != nil {
+		return err
+	}
+	var unknown []uint32
+	for _, t := range tables {
+		if len(s.saved.Relations[t.OID]) == 0 {
+			unknown = append(unknown, t.OID)
+		}
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	return s.cat.EmitDDL(ctx, unknown)
 }
 
 func (s *session) schemaOptions(rel *decode.Relation) schema.Options {

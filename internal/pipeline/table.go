@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/jackc/pglogrepl"
 
 	"walferry/checkpoint"
 	"walferry/decode"
@@ -31,8 +34,10 @@ type table struct {
 	keyColumns            []string
 	enc                   *schema.Encoder
 	schemaName, tableName []byte
-	txEvents              int64 // events of this table in the open transaction
+	tx                    pglogrepl.LSN // commit LSN of the transaction that events counts
+	events                int64         // events of this table in it, of all its versions
 	seed                  []byte
+	stale                 bool // facts came that it was not made from
 }
 
 // partition chooses the partition of a record: by its key as Java producers do, or, for a table without a key, one for all
@@ -50,12 +55,15 @@ func (t *table) partition(key []byte, tx *decode.Transaction) int32 {
 type relationRecord struct {
 	Relation   *decode.Relation   `json:"relation"`
 	Descriptor *decode.Descriptor `json:"descriptor"`
-	Topic      string             `json:"topic"`
-	Partitions int                `json:"partitions"`
-	KeyHash    string             `json:"key_hash,omitempty"`
-	KeyID      int32              `json:"key_id,omitempty"`
-	ValueHash  string             `json:"value_hash"`
-	ValueID    int32              `json:"value_id"`
+	// Facts: the descriptor came on the stream, so it holds from here on for whatever Relation message follows. The rest is
+	// then what the version before had.
+	Facts      bool   `json:"facts,omitempty"`
+	Topic      string `json:"topic"`
+	Partitions int    `json:"partitions"`
+	KeyHash    string `json:"key_hash,omitempty"`
+	KeyID      int32  `json:"key_id,omitempty"`
+	ValueHash  string `json:"value_hash"`
+	ValueID    int32  `json:"value_id"`
 }
 
 // PartitionsChangedError says that a topic's partition count is not the one its keys were spread over.
@@ -78,8 +86,9 @@ func (e *PartitionsChangedError) Hint() string {
 // table finds or makes the table of a relation version; nil when the configuration does not capture it, since a publication
 // can hold more. at is the place of its first row.
 func (l *loop) table(ctx context.Context, rel *decode.Relation, at decode.Position) (*table, error) {
-	if t, ok := l.tables[rel]; ok {
-		return t, nil
+	known, ok := l.tables[rel]
+	if ok && (known == nil || !known.stale) {
+		return known, nil
 	}
 	captured, err := l.source.Selects(rel.Schema, rel.Name)
 	if err != nil {
@@ -94,19 +103,38 @@ func (l *loop) table(ctx context.Context, rel *decode.Relation, at decode.Positi
 	if err != nil {
 		return nil, fmt.Errorf("table %s: %w", rel, err)
 	}
+	for old, v := range l.tables {
+		if v != nil && old.ID == rel.ID {
+			if v.tx == l.builder.tx.Commit {
+				t.tx, t.events = v.tx, v.events
+			}
+			delete(l.tables, old) // the decoder gives a version out until another one replaces it
+		}
+	}
 	l.tables[rel] = t
 	return t, nil
 }
 
 func (l *loop) newTable(ctx context.Context, rel *decode.Relation, at decode.Position) (*table, error) {
-	saved, err := l.savedRelation(rel, at)
+	before, err := l.newest(rel.ID, at)
 	if err != nil {
 		return nil, err
+	}
+	saved := before
+	if before != nil && !before.Facts && !before.Relation.Equal(rel) {
+		saved = nil // it was another table then
 	}
 	var desc *decode.Descriptor
 	if saved != nil {
 		desc = saved.Descriptor
-	} else if desc, err = l.describe(ctx, rel); err != nil {
+	} else if desc, err = l.cat.Describe(ctx, rel.ID); is[*source.TableMissingError](err) {
+		l.log.Warn("the table was dropped: comments, and the primary key under replica identity full, are not known", "table", rel.String())
+		desc, err = &decode.Descriptor{Relation: rel.ID}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if desc, err = l.complete(ctx, rel, desc); err != nil {
 		return nil, err
 	}
 	spec := l.cfg.TopicSpec(rel.Schema, rel.Name)
@@ -135,8 +163,8 @@ func (l *loop) newTable(ctx context.Context, rel *decode.Relation, at decode.Pos
 	}
 	l.health.step(stepRegistry)
 	rec.Partitions = info.Partitions
-	if saved != nil && saved.Topic == topic && saved.Partitions != info.Partitions {
-		return nil, &PartitionsChangedError{Topic: topic, Had: saved.Partitions, Have: info.Partitions}
+	if before != nil && before.Topic == topic && before.Partitions != info.Partitions {
+		return nil, &PartitionsChangedError{Topic: topic, Had: before.Partitions, Have: info.Partitions}
 	}
 	if saved != nil && saved.KeyHash == rec.KeyHash && saved.ValueHash == rec.ValueHash {
 		rec.KeyID, rec.ValueID = saved.KeyID, saved.ValueID
@@ -150,8 +178,8 @@ func (l *loop) newTable(ctx context.Context, rel *decode.Relation, at decode.Pos
 			return nil, err
 		}
 	}
-	if saved == nil || saved.KeyID != rec.KeyID || saved.ValueID != rec.ValueID || saved.Topic != topic {
-		if err := l.saveRelation(rel, at, &rec); err != nil {
+	if saved == nil || saved.Relation == nil || !saved.Relation.Equal(rel) || saved.KeyID != rec.KeyID || saved.ValueID != rec.ValueID || saved.Topic != topic {
+		if err := l.saveRelation(rel.ID, at, &rec); err != nil {
 			return nil, err
 		}
 	}
@@ -167,17 +195,9 @@ func (l *loop) newTable(ctx context.Context, rel *decode.Relation, at decode.Pos
 	}, nil
 }
 
-// describe asks the catalog of now. A table that is gone by now still has rows on the stream: what is left is what the
-// Relation message says and the types that remain.
-func (l *loop) describe(ctx context.Context, rel *decode.Relation) (*decode.Descriptor, error) {
-	desc, err := l.cat.Describe(ctx, rel.ID)
-	if is[*source.TableMissingError](err) {
-		l.log.Warn("the table was dropped: comments, and the primary key under replica identity full, are not known", "table", rel.String())
-		desc, err = &decode.Descriptor{Relation: rel.ID}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
+// complete adds the types of the columns that a descriptor does not have: of a table that is gone by now, or as one was that
+// the catalog shows with other columns.
+func (l *loop) complete(ctx context.Context, rel *decode.Relation, desc *decode.Descriptor) (*decode.Descriptor, error) {
 	var missing []uint32
 	for _, c := range rel.Columns {
 		if desc.Types[c.Type] == nil {
@@ -191,30 +211,63 @@ func (l *loop) describe(ctx context.Context, rel *decode.Relation) (*decode.Desc
 	if err != nil {
 		return nil, err
 	}
-	if desc.Types == nil {
-		desc.Types = types
-		return desc, nil
-	}
-	for oid, t := range types {
-		desc.Types[oid] = t
-	}
-	return desc, nil
+	maps.Copy(types, desc.Types)
+	d := *desc
+	d.Types = types
+	return &d, nil
 }
 
-// savedRelation finds the newest saved version of the relation that begins at or before at and says the same as the stream.
-func (l *loop) savedRelation(rel *decode.Relation, at decode.Position) (*relationRecord, error) {
-	r := l.saved.Relation(rel.ID, position(at))
+// newest is the newest saved version of a relation that begins at or before at; nil for none.
+func (l *loop) newest(oid uint32, at decode.Position) (*relationRecord, error) {
+	r := l.saved.Relation(oid, position(at))
 	if r == nil {
 		return nil, nil
 	}
 	rec, err := decodeRelation(r)
-	if err != nil {
-		return nil, fmt.Errorf("saved relation of %s: %w", rel, err)
+	if err == nil && rec.Relation == nil && !rec.Facts {
+		err = errors.New("it says nothing of the relation")
 	}
-	if rec.Relation == nil || !rec.Relation.Equal(rel) {
-		return nil, nil
+	if err != nil {
+		return nil, fmt.Errorf("saved relation %d: %w", oid, err)
 	}
 	return rec, nil
+}
+
+// facts takes what the event trigger says of a table: from here on it is described like this. It is saved at once, since a
+// message from before a start is not sent again, and the table's first row may come after it. Any role can emit one, so one
+// that cannot be read is left out.
+func (l *loop) facts(m *decode.Message) error {
+	if l.drop == checkpoint.Drop {
+		return nil // saved in the transaction that covers it
+	}
+	at := decode.Position{Commit: l.builder.tx.Commit, Change: m.LSN}
+	if l.covered(at) {
+		return nil
+	}
+	d, err := source.ParseDDL(m.Content)
+	if err != nil {
+		l.log.Warn("a DDL message was left out", "at", at.String(), "error", err)
+		return nil
+	}
+	if captured, err := l.source.Selects(d.Schema, d.Table); err != nil || !captured {
+		return err
+	}
+	oid := d.Descriptor.Relation
+	before, err := l.newest(oid, at)
+	if err != nil {
+		return err
+	}
+	rec := relationRecord{Facts: true, Descriptor: d.Descriptor}
+	if before != nil {
+		rec = *before
+		rec.Facts, rec.Descriptor = true, d.Descriptor
+	}
+	for rel, t := range l.tables {
+		if t != nil && rel.ID == oid {
+			t.stale = true
+		}
+	}
+	return l.saveRelation(oid, at, &rec)
 }
 
 func decodeRelation(r *checkpoint.Relation) (*relationRecord, error) {
@@ -223,12 +276,12 @@ func decodeRelation(r *checkpoint.Relation) (*relationRecord, error) {
 }
 
 // saveRelation puts the version into the checkpoint topic in the transaction of its first use.
-func (l *loop) saveRelation(rel *decode.Relation, at decode.Position, rec *relationRecord) error {
+func (l *loop) saveRelation(oid uint32, at decode.Position, rec *relationRecord) error {
 	payload, err := json.Marshal(rec)
 	if err != nil {
-		return fmt.Errorf("encode relation %s: %w", rel, err)
+		return fmt.Errorf("encode relation %d: %w", oid, err)
 	}
-	r := &checkpoint.Relation{OID: rel.ID, Start: position(at), Payload: payload}
+	r := &checkpoint.Relation{OID: oid, Start: position(at), Payload: payload}
 	l.building.relations = append(l.building.relations, r)
 	// Known at once: were the next version to say the same as an older one, it would be taken for that.
 	l.saved.Remember(r)
