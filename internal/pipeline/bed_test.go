@@ -163,6 +163,12 @@ func (b *bed) config() Config {
 	if b.adjust != nil {
 		b.adjust(&c)
 	}
+	options := c.SchemaOptions
+	c.SchemaOptions = func(s, t, db, systemID string) schema.Options {
+		o := options(s, t, db, systemID)
+		o.Envelope = c.Envelope
+		return o
+	}
 	return c
 }
 

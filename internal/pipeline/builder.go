@@ -295,13 +295,13 @@ func (b *builder) rowHeaders(h []sink.Header, t *table, c *decode.Change, op byt
 		b.unchanged = t.enc.Unchanged(b.unchanged[:0], c)
 		if len(b.unchanged) > 0 {
 			put("unavailable", func(d []byte) []byte {
+				// Avro names: nothing in them needs an escape.
 				for i, n := range b.unchanged {
-					if i > 0 {
-						d = append(d, ',')
-					}
+					d = append(d, "[,"[min(i, 1)], '"')
 					d = append(d, n...)
+					d = append(d, '"')
 				}
-				return d
+				return append(d, ']')
 			})
 		}
 	}
@@ -312,11 +312,12 @@ func (b *builder) rowHeaders(h []sink.Header, t *table, c *decode.Change, op byt
 // truncated appends the truncate event of one table, one record for each partition; part is the id's part of the first, and
 // the next one is returned. By policy it appends none.
 func (b *builder) truncated(t *table, c *decode.Truncate, part int, drop bool) (int, error) {
-	switch b.truncate {
-	case "skip":
+	switch {
+	case drop: // published under whatever policy there was
+	case b.truncate == "skip":
 		b.truncates++
 		return part, nil
-	case "stop":
+	case b.truncate == "stop":
 		return part, &StopError{
 			Table: string(t.schemaName) + "." + string(t.tableName), Position: c.Position.String(), Err: errTruncate,
 			Remedy: "set schema.truncate to emit or skip",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -368,6 +369,46 @@ func (s *session) publication(ctx context.Context) error {
 	return nil
 }
 
+// keyless refuses tables without a key whose topic is compacted, before anything is published: on such a topic one record without a
+// key fails its whole batch, that of all other tables too.
+func (s *session) keyless(ctx context.Context) error {
+	tables, err := s.cat.Tables(ctx)
+	if is[*source.PublicationMissingError](err) {
+		return nil // the stream still has what came before it was dropped, and says so at what came after
+	}
+	if err != nil {
+		return err
+	}
+	for _, t := range tables {
+		captured, err := s.source.Selects(t.Schema, t.Name)
+		if err != nil {
+			return err
+		}
+		options := s.cfg.SchemaOptions(t.Schema, t.Name, s.system.DB, s.system.ID)
+		if !captured || len(options.Key) > 0 || len(t.IdentityColumns) > 0 || t.Identity == decode.IdentityFull && len(t.PrimaryKey) > 0 {
+			continue
+		}
+		s.health.step(stepKafka)
+		spec := s.cfg.TopicSpec(t.Schema, t.Name)
+		policy := spec.CleanupPolicy // what it will be made with
+		if err := s.bounded(ctx, func(ctx context.Context) error {
+			_, exists, err := s.kafka.Partitions(ctx, spec.Name)
+			if err != nil || !exists {
+				return err
+			}
+			settings, err := s.kafka.TopicConfigs(ctx, spec.Name)
+			policy = settings["cleanup.policy"]
+			return err
+		}); err != nil {
+			return fmt.Errorf("topic %s: %w", spec.Name, err)
+		}
+		if strings.Contains(policy, "compact") {
+			return &KeylessError{Table: t.Schema + "." + t.Name, Topic: spec.Name}
+		}
+	}
+	return nil
+}
+
 // compare looks at checkpoint and server and refuses to go on where they cannot belong together.
 func (s *session) compare(ctx context.Context, conn *source.Conn) (*checkpoint.Checkpoint, *checkpoint.Gate, error) {
 	// Read after START_REPLICATION has succeeded: a later flush is never lower than this.
@@ -407,6 +448,9 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 		if err := s.publication(ctx); err != nil {
 			return err
 		}
+	}
+	if err := s.keyless(ctx); err != nil {
+		return err
 	}
 	if err := s.baseline(ctx); err != nil {
 		return err
