@@ -2,17 +2,10 @@ package kafka_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -99,74 +92,17 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// authority is a CA that writes certificates into a folder.
-type authority struct {
-	dir  string
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
-	n    int64
-}
-
-func newAuthority(t testing.TB) *authority {
-	a := &authority{dir: t.TempDir()}
-	_, _, a.key, a.cert = a.issue(t, "ca", nil)
-	return a
-}
-
-func (a *authority) issue(t testing.TB, name string, parent *authority) (certFile, keyFile string, key *ecdsa.PrivateKey, cert *x509.Certificate) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.n++
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(a.n), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
-	signer, signKey := tmpl, key
-	if parent == nil {
-		tmpl.IsCA, tmpl.BasicConstraintsValid, tmpl.KeyUsage = true, true, x509.KeyUsageCertSign
-	} else {
-		signer, signKey = parent.cert, parent.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, signer, &key.PublicKey, signKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if cert, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certFile, keyFile = filepath.Join(a.dir, name+".pem"), filepath.Join(a.dir, name+"-key.pem")
-	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "EC PRIVATE KEY", Bytes: keyDER}} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return certFile, keyFile, key, cert
-}
-
 func TestTLSAndSASL(t *testing.T) {
-	ca := newAuthority(t)
-	caFile := filepath.Join(ca.dir, "ca.pem")
-	serverCert, serverKey, _, _ := ca.issue(t, "broker", ca)
-	clientCert, clientKey, _, _ := ca.issue(t, "client", ca)
-	pair, err := tls.LoadX509KeyPair(serverCert, serverKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(ca.cert)
-	addr := fake(t, kfake.TLS(&tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert}),
+	ca := testbed.NewAuthority(t)
+	clientCert, clientKey := ca.Issue("client")
+	addr := fake(t, kfake.TLS(ca.ServerTLS()),
 		kfake.EnableSASL(), kfake.Superuser("PLAIN", "plain", "secret"), kfake.Superuser("SCRAM-SHA-256", "s256", "secret"),
 		kfake.Superuser("SCRAM-SHA-512", "s512", "secret"))
-	secret := filepath.Join(ca.dir, "password")
+	secret := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(secret, []byte("secret\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	good := kafka.TLSConfig{CAFile: caFile, CertFile: clientCert, KeyFile: clientKey}
+	good := kafka.TLSConfig{CAFile: ca.File, CertFile: clientCert, KeyFile: clientKey}
 	for mechanism, user := range map[string]string{"PLAIN": "plain", "SCRAM-SHA-256": "s256", "SCRAM-SHA-512": "s512"} {
 		c := client(t, kafka.Config{Brokers: []string{addr}, TLS: &good, SASL: kafka.SASLConfig{Mechanism: mechanism, User: user, PasswordFile: secret}})
 		if _, exists, err := c.Partitions(within(t, 5*time.Second), "none"); err != nil || exists {
@@ -180,8 +116,8 @@ func TestTLSAndSASL(t *testing.T) {
 	sasl := kafka.SASLConfig{Mechanism: "PLAIN", User: "plain", Password: "secret"}
 	for what, cfg := range map[string]kafka.TLSConfig{
 		"no CA":                 {CertFile: clientCert, KeyFile: clientKey},
-		"no client certificate": {CAFile: caFile},
-		"wrong name":            {CAFile: caFile, CertFile: clientCert, KeyFile: clientKey, ServerName: "elsewhere"},
+		"no client certificate": {CAFile: ca.File},
+		"wrong name":            {CAFile: ca.File, CertFile: clientCert, KeyFile: clientKey, ServerName: "elsewhere"},
 	} {
 		c := client(t, kafka.Config{Brokers: []string{addr}, TLS: &cfg, SASL: sasl})
 		if _, _, err := c.Partitions(within(t, 5*time.Second), "none"); kafka.Classify(err) != kafka.Fatal {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -126,4 +127,25 @@ func (p *PG) Exec(role string, statements ...string) {
 	if err := Exec(p.t.Context(), p.DSN(role), statements...); err != nil {
 		p.t.Fatal(err)
 	}
+}
+
+// Certificate gives the server a certificate, its key and the authority of its clients, all files in PEM, and turns TLS on,
+// from its next start on.
+func (p *PG) Certificate(cert, key, authority string) {
+	p.t.Helper()
+	for name, file := range map[string]string{"ssl_cert_file": cert, "ssl_key_file": key, "ssl_ca_file": authority} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		own := filepath.Join(p.DataDir(), name+".pem")
+		if err := os.WriteFile(own, b, 0o600); err != nil {
+			p.t.Fatal(err)
+		}
+		if err := p.Own(own); err != nil {
+			p.t.Fatal(err)
+		}
+		p.Exec(Superuser, fmt.Sprintf("ALTER SYSTEM SET %s = '%s'", name, filepath.Base(own)))
+	}
+	p.Exec(Superuser, "ALTER SYSTEM SET ssl = on")
 }

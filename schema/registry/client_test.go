@@ -2,16 +2,8 @@ package registry_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -23,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"walferry/internal/testbed"
 	"walferry/schema"
 	"walferry/schema/registry"
 	"walferry/schema/registry/registrytest"
@@ -263,23 +256,15 @@ func TestClientAuthenticates(t *testing.T) {
 }
 
 func TestClientTLS(t *testing.T) {
-	dir := t.TempDir()
-	ca, caKey := certificate(t, dir, "ca", nil, nil)
-	certificate(t, dir, "server", ca, caKey)
-	certificate(t, dir, "client", ca, caKey)
+	ca := testbed.NewAuthority(t)
+	cert, key := ca.Issue("client")
 	store := registry.NewStore(registrytest.NewTopic().Log(), nil)
 	server := httptest.NewUnstartedServer(registry.NewServer(store, registry.ServerConfig{}))
-	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "server.pem"), filepath.Join(dir, "server.key"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(ca)
-	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
+	server.TLS = ca.ServerTLS()
 	server.Config.ErrorLog = nil
 	server.StartTLS()
 	defer server.Close()
-	good := registry.ClientConfig{URL: server.URL, CAFile: filepath.Join(dir, "ca.pem"), CertFile: filepath.Join(dir, "client.pem"), KeyFile: filepath.Join(dir, "client.key"), Retries: -1}
+	good := registry.ClientConfig{URL: server.URL, CAFile: ca.File, CertFile: cert, KeyFile: key, Retries: -1}
 	if _, err := newClient(t, good).Register(t.Context(), "s", record("x")); err != nil {
 		t.Error(err)
 	}
@@ -299,44 +284,6 @@ func TestClientTLS(t *testing.T) {
 	if _, err := newClient(t, cfg).Register(t.Context(), "s", record("x", "y")); err != nil {
 		t.Errorf("without verification: %v", err)
 	}
-}
-
-// certificate writes name.pem and name.key, signed by ca or by itself.
-func certificate(t *testing.T, dir, name string, ca *x509.Certificate, caKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: ca == nil, BasicConstraintsValid: true,
-		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	parent, parentKey := ca, caKey
-	if ca == nil {
-		parent, parentKey = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, parentKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for file, block := range map[string]*pem.Block{name + ".pem": {Type: "CERTIFICATE", Bytes: der}, name + ".key": {Type: "EC PRIVATE KEY", Bytes: keyDER}} {
-		if err := os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert, key
 }
 
 // The level of a subject is set when we create it, and is its owner's from then on.
