@@ -26,8 +26,8 @@ the last line is JSON. The exit code is 0 only if nothing is missing, repeated o
 out of order.
 
 The Postgres is the one that is installed, else an archive that is downloaded
-once. Everything ends with the demo. With --forever the account comes at Ctrl-C,
-and memory grows until then.`,
+once; WALFERRY_POSTGRES=embedded takes the archive in any case. Everything ends with
+the demo. With --forever the account comes at Ctrl-C, and memory grows until then.`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch cfg.Break {

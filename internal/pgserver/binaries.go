@@ -57,9 +57,20 @@ type binaries struct {
 	dir   string
 }
 
+// embeddedOnly is the value of WALFERRY_POSTGRES that leaves installed servers out, so that a machine which has one shows
+// what a machine without any does.
+const embeddedOnly = "embedded"
+
 // find returns the binaries of a version: installed ones, else a downloaded archive.
 func find(ctx context.Context, version string, asOther bool, progress io.Writer) (binaries, error) {
-	found := installed()
+	var found []binaries
+	switch v := os.Getenv("WALFERRY_POSTGRES"); v {
+	case "":
+		found = installed()
+	case embeddedOnly:
+	default:
+		return binaries{}, fmt.Errorf("WALFERRY_POSTGRES=%s: %s or nothing", v, embeddedOnly)
+	}
 	if version == "" {
 		if len(found) > 0 {
 			return found[0], nil

@@ -2,8 +2,9 @@
 // loopback, with logical decoding on, that ends with the process that started it.
 //
 // The binaries are those installed on the machine where the wanted major version is, and otherwise the archives that
-// github.com/fergusstrange/embedded-postgres uses, downloaded once into a cache (see binaries.go). Postgres refuses to
-// run as root; started by root, the server runs as the user postgres, or nobody, and the folder is given to that user.
+// github.com/fergusstrange/embedded-postgres uses, downloaded once into a cache (see binaries.go). WALFERRY_POSTGRES=embedded
+// takes the archives in any case. Postgres refuses to run as root; started by root, the server runs as the user postgres, or
+// nobody, and the folder is given to that user.
 //
 // It is no way to run a database that anyone needs: fsync is off unless Settings say otherwise.
 package pgserver

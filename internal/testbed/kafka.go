@@ -79,7 +79,8 @@ func Kafka(t testing.TB) *Broker {
 	return shared.broker
 }
 
-// KafkaAlone starts a broker for this test. Settings are lines of server.properties as "name=value" that win over ours.
+// KafkaAlone starts a broker for this test. Settings are lines of server.properties as "name=value" that win over ours;
+// "listener=SASL_SSL://127.0.0.1:port" adds a listener to those of its own, once for each.
 func KafkaAlone(t testing.TB, settings ...string) *Broker {
 	t.Helper()
 	b, err := StartKafka(started(t), settings...)
@@ -218,21 +219,10 @@ func kafkaJars(ctx context.Context) (dir, version string, err error) {
 	if _, err := exec.LookPath("mvn"); err != nil {
 		return missing("mvn", "maven")
 	}
-	root, err := moduleRoot()
-	if err != nil {
-		return "", "", err
+	if err := mavenJars(ctx, "kafka", dir, "-Dkafka.version="+version); err != nil {
+		return "", "", fmt.Errorf("kafka %s: %w", version, err)
 	}
-	part := dir + ".part"
-	if err := os.RemoveAll(part); err != nil {
-		return "", "", err
-	}
-	mvn := exec.CommandContext(ctx, "mvn", "-B", "-q", "-f", filepath.Join(root, "testdata", "kafka", "pom.xml"),
-		"-Dkafka.version="+version, "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory="+part)
-	if out, err := mvn.CombinedOutput(); err != nil {
-		return "", "", fmt.Errorf("kafka %s: mvn: %w: %s", version, err, bytes.TrimSpace(out))
-	}
-	// Renamed when it is whole.
-	return dir, version, os.Rename(part, dir)
+	return dir, version, nil
 }
 
 // node is what tells one broker from another.
@@ -261,13 +251,22 @@ func formatted(ctx context.Context, jars, version string, n node) (_ *Broker, er
 		}
 	}()
 	_, controller, _ := strings.Cut(n.controller, "@")
+	advertised := "PLAINTEXT://" + b.Addr
+	var settings []string
+	for _, line := range n.settings {
+		if listener, ok := strings.CutPrefix(line, "listener="); ok {
+			advertised += "," + listener
+			continue
+		}
+		settings = append(settings, line)
+	}
 	lines := []string{
 		"process.roles=broker,controller",
 		fmt.Sprintf("node.id=%d", n.id),
 		"controller.quorum.voters=" + n.voters,
 		"controller.listener.names=CONTROLLER",
-		"listeners=PLAINTEXT://" + b.Addr + ",CONTROLLER://" + controller,
-		"advertised.listeners=PLAINTEXT://" + b.Addr,
+		"listeners=" + advertised + ",CONTROLLER://" + controller,
+		"advertised.listeners=" + advertised,
 		"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL",
 		"inter.broker.listener.name=PLAINTEXT",
 		"log.dirs=" + filepath.Join(b.dir, "data"),
@@ -292,7 +291,7 @@ func formatted(ctx context.Context, jars, version string, n node) (_ *Broker, er
 		"num.recovery.threads.per.data.dir=1",
 	}
 	// Properties files take the last of two lines with one name.
-	lines = append(lines, n.settings...)
+	lines = append(lines, settings...)
 	if err := os.WriteFile(b.properties(), []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		return nil, err
 	}

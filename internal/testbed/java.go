@@ -1,0 +1,76 @@
+package testbed
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"walferry/internal/proc"
+)
+
+// JavaLibraries returns the class path of a Java program with Kafka's consumer and Avro, from testdata/java/pom.xml. The test
+// is skipped, or with WALFERRY_TEST_KAFKA=apache fails, on a machine without Java and Maven.
+func JavaLibraries(t testing.TB) string {
+	t.Helper()
+	jars, _, err := kafkaJars(started(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if jars == "" {
+		t.Skip("needs Java: install Java 17 and Maven (Debian: default-jdk-headless maven)")
+	}
+	dir, err := javaLibraries(started(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "*")
+}
+
+// javaLibraries returns a folder of jars, which it fills with Maven once for each content of the pom.
+func javaLibraries(ctx context.Context) (string, error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	pom, err := os.ReadFile(filepath.Join(root, "testdata", "java", "pom.xml"))
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cacheDir("java"), fmt.Sprintf("%x", sha256.Sum256(pom))[:16])
+	unlock, err := proc.Lock(ctx, dir+".lock")
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	}
+	if err := mavenJars(ctx, "java", dir); err != nil {
+		return "", fmt.Errorf("java: %w", err)
+	}
+	return dir, nil
+}
+
+// mavenJars fills dir, which does not exist, with the jars of testdata/<pom>/pom.xml.
+func mavenJars(ctx context.Context, pom, dir string, flags ...string) error {
+	root, err := moduleRoot()
+	if err != nil {
+		return err
+	}
+	part := dir + ".part"
+	if err := os.RemoveAll(part); err != nil {
+		return err
+	}
+	args := append([]string{"-B", "-q", "-f", filepath.Join(root, "testdata", pom, "pom.xml"), "dependency:copy-dependencies",
+		"-DincludeScope=runtime", "-DoutputDirectory=" + part}, flags...)
+	if out, err := exec.CommandContext(ctx, "mvn", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("mvn: %w: %s", err, bytes.TrimSpace(out))
+	}
+	// Renamed when it is whole.
+	return os.Rename(part, dir)
+}
