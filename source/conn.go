@@ -116,6 +116,9 @@ func connectError(err error, c *Config, user string) error {
 	if e := classify(err, c, user); e != err {
 		return e
 	}
+	if certificate(err) {
+		return &CertificateError{err}
+	}
 	return &ConnectError{err}
 }
 

@@ -2,8 +2,10 @@ package source
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 
@@ -171,6 +173,9 @@ func (e *WrongPasswordError) Unwrap() error { return e.err }
 
 // Hint implements [Hinter].
 func (e *WrongPasswordError) Hint() string {
+	if strings.Contains(serverMessage(e.err), "certificate") {
+		return "set sslcert and sslkey in the DSN to a certificate whose common name is the role, of an authority that is in the server's ssl_ca_file"
+	}
 	return "check the password (or password file, which is read again on each connect) and pg_hba.conf: a logical replication connection is matched by database name"
 }
 
@@ -283,6 +288,51 @@ func (e *ConnectError) Unwrap() error { return e.err }
 // Hint implements [Hinter].
 func (e *ConnectError) Hint() string {
 	return "check that the server runs, that host, port and sslmode of the DSN are right, and what the server's log says; walferry connects again by itself"
+}
+
+// CertificateError says that one side of a TLS connection does not accept the other's certificate. It stays so until somebody
+// changes a certificate or the DSN.
+type CertificateError struct{ err error }
+
+func (e *CertificateError) Error() string { return (&ConnectError{e.err}).Error() }
+func (e *CertificateError) Unwrap() error { return e.err }
+
+// Hint implements [Hinter].
+func (e *CertificateError) Hint() string {
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](e.err); ok {
+		return "set sslrootcert in the DSN to the authority that signed the server's certificate"
+	}
+	if _, ok := errors.AsType[x509.HostnameError](e.err); ok {
+		return "connect to a name that stands in the server's certificate, or set sslmode=verify-ca, which does not look at the name"
+	}
+	if remoteAlert(e.err) {
+		return "set sslcert and sslkey in the DSN to a certificate of an authority that is in the server's ssl_ca_file"
+	}
+	return "compare sslmode, sslrootcert, sslcert and sslkey of the DSN with the server's certificate"
+}
+
+// remoteAlert reports whether the server ended the TLS connection with an alert: it wants a certificate, or another one.
+func remoteAlert(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error"
+}
+
+// certificate reports whether a connection failed for certificates alone. Where another host of the DSN could not be reached,
+// it is worth another try.
+func certificate(err error) bool {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+		return false
+	}
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
+		return true
+	}
+	return remoteAlert(err)
 }
 
 // ReadOnlyError says that no host of the DSN takes writes.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -139,8 +140,12 @@ func checkKafka(ctx context.Context, c *config.Config, tables []source.Table) []
 	if c.Kafka.TLS.InsecureSkipVerify {
 		f.add("tls", source.Warn, "any certificate is accepted, so anyone on the way can read and change everything", "set kafka.tls.ca_file and leave insecure_skip_verify out")
 	}
-	if _, err := client.Coordinator(ctx, c.Kafka.TransactionalID); err != nil {
-		f.add("transactional_id", source.Fail, err.Error(), "allow Describe and Write on the transactional id "+c.Kafka.TransactionalID)
+	if err := askCoordinator(ctx, client, c.Kafka.TransactionalID); err != nil {
+		remedy := "allow Describe and Write on the transactional id " + c.Kafka.TransactionalID
+		if kafka.Classify(err) == kafka.Retry {
+			remedy = "see that the topic __transaction_state has leaders; a cluster of fewer brokers than transaction.state.log.replication.factor cannot make it"
+		}
+		f.add("transactional_id", source.Fail, err.Error(), remedy)
 	} else {
 		f.add("transactional_id", source.OK, "the coordinator of "+c.Kafka.TransactionalID+" answers", "")
 	}
@@ -151,6 +156,19 @@ func checkKafka(ctx context.Context, c *config.Config, tables []source.Table) []
 	return f.list
 }
 
+// askCoordinator finds the coordinator. The first question of a cluster's life makes the topic of transactions, so an
+// answer that passes is given some time to do so.
+func askCoordinator(ctx context.Context, client *kafka.Client, transactionalID string) error {
+	ctx, cancel := context.WithTimeout(ctx, kafkaCheckTimeout/3)
+	defer cancel()
+	for n := 0; ; n++ {
+		_, err := client.Coordinator(ctx, transactionalID)
+		if err == nil || kafka.Classify(err) != kafka.Retry || kafka.Pause(ctx, n) != nil {
+			return err
+		}
+	}
+}
+
 // kafkaRemedy says what to look at when brokers do not answer.
 func kafkaRemedy(err error) string {
 	switch {
@@ -158,6 +176,12 @@ func kafkaRemedy(err error) string {
 		return "correct kafka.sasl.user and kafka.sasl.password"
 	case kafka.IsCode(err, kafkago.UnsupportedSASLMechanism):
 		return "set kafka.sasl.mechanism to one that the listener has"
+	case is[x509.UnknownAuthorityError](err):
+		return "set kafka.tls.ca_file to the authority that signed the brokers' certificates"
+	case is[x509.HostnameError](err):
+		return "name the brokers in kafka.brokers as their certificates do, or set kafka.tls.server_name"
+	case strings.Contains(err.Error(), "remote error: tls:"):
+		return "set kafka.tls.cert_file and kafka.tls.key_file to a certificate of an authority that the listener trusts"
 	case strings.Contains(err.Error(), "tls:"), strings.Contains(err.Error(), "x509:"):
 		return "compare kafka.tls with the listener: its certificate, its authority, its name"
 	}

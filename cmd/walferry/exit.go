@@ -124,7 +124,7 @@ func exitCode(err error) int {
 		return coded.code
 	case is[*registry.UnavailableError](err), is[*registry.AuthError](err), is[*registry.Error](err):
 		return exitRegistry
-	case errors.As(err, &mismatch), errors.As(err, &fatal), errors.As(err, &code):
+	case errors.As(err, &mismatch), errors.As(err, &fatal), errors.As(err, &code), errors.Is(err, pipeline.ErrStalled):
 		return exitKafka
 	case errors.As(err, &server), isSource(err):
 		return exitSource
@@ -142,7 +142,7 @@ func isSource(err error) bool {
 	return is[*source.SlotMissingError](err) || is[*source.SlotOlderThanPublicationError](err) ||
 		is[*source.PublicationMissingError](err) || is[*source.PublicationPrivilegeError](err) ||
 		is[*source.TableMissingError](err) || is[*source.ColumnError](err) ||
-		is[*source.WrongPasswordError](err) || is[*source.NoReplicationPrivilegeError](err) ||
+		is[*source.WrongPasswordError](err) || is[*source.CertificateError](err) || is[*source.NoReplicationPrivilegeError](err) ||
 		is[*source.WALLevelError](err) || is[*source.UnsupportedVersionError](err) ||
 		is[*source.SyncStandbyError](err) || is[*source.ServerShutdownError](err) ||
 		is[*source.TooManyConnectionsError](err) || is[*source.ConnectError](err) ||
@@ -157,8 +157,14 @@ func hint(err error) string {
 	if errors.As(err, &h) {
 		return h.Hint()
 	}
+	if f, ok := errors.AsType[*sink.FatalError](err); ok {
+		if f.Hint != "" {
+			return "" // its sentence ends with it
+		}
+		return kafkaRemedy(err)
+	}
 	var coded *codedError
-	if errors.As(err, &coded) && coded.code == exitKafka {
+	if errors.As(err, &coded) && coded.code == exitKafka || errors.Is(err, pipeline.ErrStalled) {
 		return kafkaRemedy(err)
 	}
 	return ""

@@ -132,6 +132,7 @@ func TestExitCodes(t *testing.T) {
 		{kafkago.SASLAuthenticationFailed, exitKafka},
 		{fmt.Errorf("a: %w", &sink.FatalError{Err: errors.New("x")}), exitKafka},
 		{&sink.TopicMismatchError{}, exitKafka},
+		{fmt.Errorf("a: %w", pipeline.ErrStalled), exitKafka},
 		{within(exitRegistry, errors.New("x")), exitRegistry},
 		{&checkpoint.Refusal{}, exitRefused},
 		{&source.SlotLostError{}, exitRefused},

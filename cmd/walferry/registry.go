@@ -334,7 +334,7 @@ func checkRegistry(ctx context.Context, c *config.Config) []finding {
 	}
 	checkInternalTopic(ctx, f, client, c.Registry.Topic, "topic")
 	id := c.RegistryTransactionalID()
-	if _, err := client.Coordinator(ctx, id); err != nil {
+	if err := askCoordinator(ctx, client, id); err != nil {
 		f.add("transactional_id", source.Fail, err.Error(), "allow Describe and Write on the transactional id "+id)
 	}
 	return f.list

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"walferry/internal/kafka"
 	"walferry/schema"
 	"walferry/schema/registry"
@@ -23,6 +25,15 @@ func (c *Config) ForSource() (source.Config, error) {
 		return source.Config{}, err
 	}
 	s := &c.Source
+	// Said now; both are read again at each connection.
+	if _, err := pgconn.ParseConfig(dsn); err != nil {
+		return source.Config{}, &Error{Path: "source.dsn", Problem: err.Error(), Remedy: "correct it; the files that it names must be there and readable"}
+	}
+	if s.PasswordFile != "" {
+		if _, err := read("", s.PasswordFile, "source.password_file"); err != nil {
+			return source.Config{}, err
+		}
+	}
 	return source.Config{
 		DSN:               dsn,
 		PasswordFile:      s.PasswordFile,

@@ -190,6 +190,11 @@ func (g *guard) Read(p []byte) (int, error) {
 		g.broken = fmt.Errorf("broker %s ended the connection in the middle of the authentication: %w", g.RemoteAddr(), kafkago.SASLAuthenticationFailed)
 		return n, g.broken
 	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
+		// With TLS 1.3 a server looks at our certificate after its side of the handshake.
+		g.broken = fmt.Errorf("broker %s refuses our TLS connection: %w", g.RemoteAddr(), err)
+		return n, g.broken
+	}
 	if bad := g.in.walk(p[:n], 8, func(head []byte) error {
 		if size := int32(binary.BigEndian.Uint32(head)); size < 4 || size > maxFrame || [4]byte(head[4:8]) != g.expected {
 			return fmt.Errorf("%w: %s answered with bytes that are not Kafka's protocol (%q); is this a broker's plain or TLS port?",

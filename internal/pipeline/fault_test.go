@@ -191,7 +191,7 @@ func TestStall(t *testing.T) {
 	r.watcher.mu.Lock()
 	stalls := 0
 	for _, err := range r.watcher.endings {
-		if errors.Is(err, errStalled) {
+		if errors.Is(err, ErrStalled) {
 			stalls++
 		}
 	}

@@ -16,8 +16,9 @@ import (
 )
 
 var (
-	// errStalled is the reason of a stallError when Kafka is the server that does not answer.
-	errStalled = errors.New("nothing could be committed to Kafka within stall_limit")
+	// ErrStalled is the reason of a stallError when Kafka is the server that does not answer. Run returns it where Kafka was out of
+	// reach from the beginning, for longer than StartTimeout.
+	ErrStalled = errors.New("nothing could be committed to Kafka within stall_limit")
 	// errDrained ends a session that was asked to stop, or to drain, and has published and confirmed what it had.
 	errDrained = errors.New("drained")
 )

@@ -267,7 +267,7 @@ func (e *stallError) Unwrap() error { return e.err }
 
 // kafkaStall is the stall of a broker. Partitions of a topic are what every broker knows.
 func (p *Pipeline) kafkaStall() error {
-	return &stallError{step: stepKafka, err: errStalled, ask: func(ctx context.Context) error {
+	return &stallError{step: stepKafka, err: ErrStalled, ask: func(ctx context.Context) error {
 		_, _, err := p.kafka.Partitions(ctx, p.cfg.Checkpoint.Name)
 		if err != nil {
 			p.kafka.Refresh()
@@ -353,7 +353,7 @@ func retryable(err error) bool {
 		!is[*StopError](err) && !is[*schema.ValueError](err) && !is[*schema.CollisionError](err) &&
 		!is[*sink.FatalError](err) && !is[*sink.TooLargeError](err) && !is[*sink.TopicMismatchError](err) &&
 		!is[*PartitionsChangedError](err) && !is[*KeylessError](err) && !is[*RefusedSchemaError](err) &&
-		!is[*source.WrongPasswordError](err) && !is[*source.NoReplicationPrivilegeError](err) && !is[*source.WALLevelError](err) &&
+		!is[*source.WrongPasswordError](err) && !is[*source.CertificateError](err) && !is[*source.NoReplicationPrivilegeError](err) && !is[*source.WALLevelError](err) &&
 		!is[*source.UnsupportedVersionError](err) && !is[*source.PublicationMissingError](err) &&
 		!is[*source.PublicationPrivilegeError](err) && !is[*source.TableMissingError](err) && !is[*source.ColumnError](err) &&
 		!is[*source.SlotLostError](err) && !is[*source.SlotOlderThanPublicationError](err) && !is[*source.SlotMissingError](err) &&

@@ -83,7 +83,10 @@ func (s *session) run(parent context.Context) (err error) {
 			s.log.Debug("close producer", "error", cerr)
 		}
 	}()
-	if _, err = s.producer.EnsureTopic(ctx, s.cfg.Checkpoint); err != nil {
+	if err := s.bounded(ctx, func(ctx context.Context) error {
+		_, err := s.producer.EnsureTopic(ctx, s.cfg.Checkpoint)
+		return err
+	}); err != nil {
 		return fmt.Errorf("checkpoint topic: %w", err)
 	}
 	s.store = &store{topic: s.cfg.Checkpoint.Name, kafka: s.kafka, producer: s.producer, session: s.cfg.Session, now: time.Now}
@@ -134,7 +137,7 @@ func (s *session) run(parent context.Context) (err error) {
 	return s.steady(ctx, stream, first, gate)
 }
 
-// bounded waits for Kafka while the slot is held: for stall_limit, then errStalled gives the slot back.
+// bounded waits for Kafka: for stall_limit, then ErrStalled gives back the slot, where it is held, and says why in the log.
 func (s *session) bounded(ctx context.Context, f func(context.Context) error) error {
 	stall := s.kafkaStall()
 	c, done := context.WithTimeoutCause(ctx, s.cfg.StallLimit, stall)
