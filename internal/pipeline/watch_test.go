@@ -113,7 +113,9 @@ func TestStandbyHour(t *testing.T) {
 
 	// Without leave to stand by: a third one.
 	short := &clock{over: make(chan struct{})}
-	b.adjust = func(c *Config) { c.Session.Instance, c.Standby, c.Source.WALSenderTimeout = "three", false, 10*time.Second }
+	b.adjust = func(c *Config) {
+		c.Session.Instance, c.Standby, c.Source.WALSenderTimeout = "three", false, 10*time.Second
+	}
 	b.prepare = func(p *Pipeline) { p.after = short.after }
 	if err := b.start().ended(t); !is[*source.SlotInUseError](err) {
 		t.Errorf("with standby: false it ended with %v", err)
