@@ -95,8 +95,37 @@ admin: {listen: ""}
 	awaitHTTP(t, "http://"+registry+"/subjects")
 	config := configure("walferry.yml", fmt.Sprintf("url: %q", "http://"+registry))
 
+	r := &soakReport{seed: seed, servers: fmt.Sprintf("Postgres %d, Kafka %s", pg.Version(), broker.Version)}
+	var aimed []aim
+	// next plans a round; ok is false when there have been enough.
+	next := func() (p plan, ok bool) {
+		n := len(r.kills)
+		p.strike = newStrike(n+1, random, pg, broker)
+		short, more := missing(r.kills, soakKills)
+		switch {
+		case n < rounds && p.when == before:
+			p.aim = anyMoment
+		case n < rounds:
+			if len(aimed) == 0 {
+				aimed = aims(random, !soak)
+			}
+			p.aim, aimed = aimed[0], aimed[1:]
+		case soak && n > 4*rounds:
+			t.Errorf("after %d rounds too few kills were aimed well: %s", n, short)
+			return p, false
+		case soak && more:
+			p.aim = short
+		case soak && committed(t, pg) < int64(soakEvents*n):
+			p.aim = anyMoment
+		default:
+			return p, false
+		}
+		return p, true
+	}
+
 	// The slot has to be there before the first row, or that row comes before the pipeline's beginning.
-	run := live(t, binary, "run-0.log", config)
+	p, ok := next()
+	run := live(t, binary, "run-1.log", config, p.aim.env()...)
 	awaitSlot(t, pg)
 
 	writing, stop := context.WithCancel(t.Context())
@@ -112,68 +141,47 @@ admin: {listen: ""}
 	defer writers.Wait()
 	defer stop()
 	begin := time.Now()
-	r := &soakReport{seed: seed, servers: fmt.Sprintf("Postgres %d, Kafka %s", pg.Version(), broker.Version)}
-	var aimed []aim
-	for round := 1; ; round++ {
-		s := newStrike(round, random, pg, broker)
-		k := killed{fault: s.name}
-		short, more := missing(r.kills, soakKills)
-		switch {
-		case round <= rounds && s.when == before:
-			k.aim = anyMoment
-		case round <= rounds:
-			if len(aimed) == 0 {
-				aimed = aims(random, !soak)
-			}
-			k.aim, aimed = aimed[0], aimed[1:]
-		case soak && more:
-			k.aim = short
-		case soak && committed(t, pg) < int64(soakEvents*len(r.kills)):
-			k.aim = anyMoment
-		}
-		if k.aim == "" {
-			break
-		}
-		if round > 4*rounds {
-			t.Errorf("%d kills, and fewer than %d were %s", len(r.kills), soakKills, short)
-			break
-		}
-		if k.aim == atSplit && (len(r.kills) == 0 || !r.kills[len(r.kills)-1].place.split) {
+	for ok {
+		if p.aim == atSplit && (len(r.kills) == 0 || !r.kills[len(r.kills)-1].place.split) {
 			select {
 			case large <- big:
 			default: // the one before has not been written yet
 			}
 		}
-		switch s.when {
+		k := killed{aim: p.aim, fault: p.name}
+		switch p.when {
 		case never:
-			k.aim.await(run, random)
+			p.aim.await(run, random)
 			k.place = run.kill()
 		case before: // it has to live with what was struck, and dies while that comes back or after
-			anyMoment.await(run, random)
-			back := s.strike(t)
-			anyMoment.await(run, random)
-			k.aim, k.place = anyMoment, run.kill()
+			p.aim.await(run, random)
+			back := p.fell(t)
+			p.aim.await(run, random)
+			k.place = run.kill()
 			if err := <-back; err != nil {
 				t.Fatal(err)
 			}
 		case after:
-			k.aim.await(run, random)
+			p.aim.await(run, random)
 			k.place = run.kill()
-			if err := <-s.strike(t); err != nil {
+			if err := <-p.fell(t); err != nil {
 				t.Fatal(err)
 			}
 		}
-		t.Logf("round %d: %s: %s", round, k.aim, k.place)
 		r.kills = append(r.kills, k)
-		run = live(t, binary, fmt.Sprintf("run-%d.log", round), config)
+		t.Logf("round %d: %s: %s (%s)", len(r.kills), k.aim, k.place, k.place.last)
+		if p, ok = next(); ok {
+			run = live(t, binary, fmt.Sprintf("run-%d.log", len(r.kills)+1), config, p.aim.env()...)
+		}
 	}
 	stop()
 	writers.Wait()
 	if written != nil {
 		t.Fatal(written)
 	}
-	// All that was written is published; then one more life, to which nothing is left, and a stop in order: so what is in
+	// All that was written is published; then comes one more life, to which nothing is left, and a stop in order: so what is in
 	// the topics now is all that there will be, and a repetition cannot come when nobody looks any more.
+	run = live(t, binary, "run-catch-up.log", config)
 	awaitConfirmed(t, pg)
 	run.kill()
 	run = live(t, binary, "run-last.log", config)
@@ -315,7 +323,7 @@ func awaitSlot(t *testing.T, pg *testbed.PG) {
 // awaitConfirmed waits until the slot was told of all that is in the WAL now; heartbeats bring it there.
 func awaitConfirmed(t *testing.T, pg *testbed.PG) {
 	t.Helper()
-	ctx, done := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, done := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer done()
 	c := pg.Connect(testbed.Superuser)
 	var end string

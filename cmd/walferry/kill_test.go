@@ -137,7 +137,7 @@ type life struct {
 }
 
 // live starts the pipeline with a trace.
-func live(t *testing.T, binary, name, config string) *life {
+func live(t *testing.T, binary, name, config string, env ...string) *life {
 	t.Helper()
 	trace, err := failpoint.NewTrace(filepath.Join(t.TempDir(), "trace"))
 	if err != nil {
@@ -149,7 +149,7 @@ func live(t *testing.T, binary, name, config string) *life {
 		}
 	})
 	return &life{
-		Process: launch(t, binary, name, []string{failpoint.TraceVariable + "=" + trace.Path()}, "run", "--config", config),
+		Process: launch(t, binary, name, append(env, failpoint.TraceVariable+"="+trace.Path()), "run", "--config", config),
 		t:       t, trace: trace,
 	}
 }
@@ -209,13 +209,25 @@ const (
 	anyMoment aim = "any moment"
 	atStart   aim = "start-up"
 	atOpen    aim = "open transaction"
+	atEnd     aim = "EndTxn unanswered"
 	atConfirm aim = "between commit and confirm"
-	atSplit   aim = "split"
+	// The same, which takes microseconds, in a process that sleeps a millisecond there: for rounds that are added because too
+	// few have struck it.
+	atHeld  aim = "between commit and confirm, held for 1 ms"
+	atSplit aim = "split"
 )
 
 // startPlaces are on the road to the first frame, in their order.
 var startPlaces = []string{
 	"pipeline/session-begun", "pipeline/slot-taken", "pipeline/initialised", "publish-added", "publish-produced", "pipeline/session-committed",
+}
+
+// env is what the process that this aim is for has in its environment.
+func (a aim) env() []string {
+	if a == atHeld {
+		return []string{"WALFERRY_FAILPOINTS=pipeline/before-confirm=sleep:1ms"}
+	}
+	return nil
 }
 
 // await waits for the moment.
@@ -233,17 +245,20 @@ func (a aim) await(l *life, random *rand.Rand) {
 		name, delay := startPlaces[random.IntN(len(startPlaces))], below(3*time.Millisecond)
 		l.until(20*time.Microsecond, 10*time.Second, func() bool { return l.at(name).Hits > 0 })
 		time.Sleep(delay)
-	case atOpen:
-		work, delay := below(2*time.Second), below(2*time.Millisecond)
+	case atOpen, atEnd:
+		work, delay, name := below(2*time.Second), below(2*time.Millisecond), "publish-added"
+		if a == atEnd {
+			name = "publish-produced"
+		}
 		l.streams()
 		time.Sleep(work)
-		before := l.at("publish-added").Hits
-		l.until(20*time.Microsecond, 10*time.Second, func() bool { return l.at("publish-added").Hits > before })
+		before := l.at(name).Hits
+		l.until(20*time.Microsecond, 10*time.Second, func() bool { return l.at(name).Hits > before })
 		time.Sleep(delay)
-	case atConfirm:
-		// Soon after the start, when there is much to catch up with, the loop is busy and confirms late.
-		work, delay := below(500*time.Millisecond), below(100*time.Microsecond)
+	case atConfirm, atHeld:
+		work, delay := below(2*time.Second), below(100*time.Microsecond)
 		l.streams()
+		l.until(time.Millisecond, time.Minute, func() bool { return !l.place().split }) // only whole transactions are confirmed
 		time.Sleep(work)
 		before := l.at("publish-produced").Hits
 		l.until(20*time.Microsecond, 10*time.Second, func() bool { return l.at("publish-produced").Hits > before })
@@ -277,7 +292,7 @@ type target struct {
 
 var targets = []target{
 	{atOpen, "inside an open Kafka transaction", func(p place) bool { return p.open }},
-	{atConfirm, "between its commit and the confirm", func(p place) bool { return p.unconfirmed }},
+	{atHeld, "between its commit and the confirm", func(p place) bool { return p.unconfirmed }},
 	{atStart, "during start-up", func(p place) bool { return p.start }},
 	{atSplit, "while a large transaction was split", func(p place) bool { return p.split }},
 }
@@ -296,13 +311,19 @@ func count(kills []killed, in func(place) bool) (n int) {
 func aims(random *rand.Rand, short bool) []aim {
 	a := []aim{atOpen, atConfirm, atSplit}
 	if !short {
-		a = append(a, atConfirm, atSplit, atStart, anyMoment, anyMoment, anyMoment, anyMoment)
+		a = append(a, atConfirm, atStart, atEnd, anyMoment, anyMoment, anyMoment, anyMoment)
 	}
 	random.Shuffle(len(a), func(i, j int) { a[i], a[j] = a[j], a[i] })
 	if short {
 		a = append(a, atStart, anyMoment)
 	}
 	return a
+}
+
+// plan is how one round kills.
+type plan struct {
+	aim aim
+	strike
 }
 
 // strike is what else is struck in a round, and when: in every tenth round the broker is killed, in another tenth Postgres
@@ -340,8 +361,8 @@ func newStrike(round int, random *rand.Rand, pg *testbed.PG, broker *testbed.Bro
 	return s
 }
 
-// strike ends the server and starts it again; the channel says when it is back.
-func (s strike) strike(t *testing.T) <-chan error {
+// fell ends the server and starts it again; the channel says when it is back.
+func (s strike) fell(t *testing.T) <-chan error {
 	t.Helper()
 	if err := s.down(); err != nil {
 		t.Fatal(err)
@@ -372,7 +393,8 @@ func (r *soakReport) markdown() string {
 	line("| rounds | %d in %.0f s |", len(r.kills), r.seconds)
 	line("| events (committed changes) | %d, %d a round; %d records |", r.events, r.events/max(1, len(r.kills)), r.records)
 	line("| workload | %s |", r.written)
-	line("| account | %s |", r.account)
+	account, samples, _ := strings.Cut(strings.TrimSpace(r.account), "\n")
+	line("| account | %s |", account)
 	line("\n| SIGKILL to walferry fell | kills |\n| --- | --- |")
 	for _, p := range targets {
 		line("| %s | %d |", p.what, count(r.kills, p.in))
@@ -387,6 +409,9 @@ func (r *soakReport) markdown() string {
 	line("\n| round | moment chosen | also struck | fell | last place passed |\n| --- | --- | --- | --- | --- |")
 	for i, k := range r.kills {
 		line("| %d | %s | %s | %s | %s |", i+1, k.aim, k.fault, k.place, k.place.last)
+	}
+	if samples != "" {
+		line("\n```\n%s\n```", samples)
 	}
 	return b.String()
 }

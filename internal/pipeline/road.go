@@ -134,6 +134,9 @@ func (s *session) run(parent context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if first.Split != nil {
+		hit("split-resumed")
+	}
 	return s.steady(ctx, stream, first, gate)
 }
 
@@ -495,9 +498,6 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 	}
 	s.log.Info("streaming", "slot", s.source.Slot, "system_id", s.system.ID, "timeline", s.system.Timeline,
 		"witness", cp.Witness.Commit.String(), "instance", s.cfg.Session.Instance)
-	if cp.Split != nil {
-		hit("split-resumed")
-	}
 	hit("streaming")
 	return l.run(ctx)
 }
