@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +75,44 @@ func TestComposeServices(t *testing.T) {
 	for _, v := range []string{"postgres", "kafka"} {
 		if _, ok := p.Volumes[v]; !ok {
 			t.Errorf("no volume %s", v)
+		}
+	}
+}
+
+// TestDockerfile holds what cannot be tried on a machine without Docker: the compiler that go.mod asks for, a static binary, a
+// user that is not root, a health check without a shell, and nothing left out that the build reads.
+func TestDockerfile(t *testing.T) {
+	text := readFile(t, "../../Dockerfile")
+	language := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindStringSubmatch(readFile(t, "../../go.mod"))
+	if language == nil || !strings.Contains(text, "FROM golang:"+language[1]+" AS build\n") {
+		t.Errorf("the image is not built with the version of go.mod, %v", language)
+	}
+	stages := strings.Split(text, "\nFROM ")
+	last := stages[len(stages)-1]
+	for _, want := range []string{"distroless/static-", "\nUSER 65532:65532\n", "\nHEALTHCHECK ", ` CMD ["/walferry", "status", `, "\nENTRYPOINT [\"/walferry\"]\n"} {
+		if !strings.Contains(last, want) {
+			t.Errorf("the last stage has no %q", want)
+		}
+	}
+	if !strings.Contains(text, "CGO_ENABLED=0 go build") || strings.Contains(last, "\nRUN ") {
+		t.Error("the binary is not static, or the image that has no shell runs something")
+	}
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if .Module}}{{if .Module.Main}}{{.Dir}}{{end}}{{end}}", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ignored := strings.Fields(readFile(t, "../../.dockerignore"))
+	for _, dir := range strings.Fields(string(out)) {
+		rel, err := filepath.Rel(root, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if top, _, _ := strings.Cut(rel, string(filepath.Separator)); slices.Contains(ignored, top) {
+			t.Errorf("%s is part of the program and in .dockerignore", rel)
 		}
 	}
 }
