@@ -184,6 +184,30 @@ func TestStartContext(t *testing.T) {
 }
 
 // TestRepository fails when an update of embedded-postgres hides the address that repository reads.
+// TestEmbeddedOnly: WALFERRY_POSTGRES=embedded takes the newest archive, whatever is installed.
+func TestEmbeddedOnly(t *testing.T) {
+	owner, err := unprivileged()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("WALFERRY_POSTGRES", embeddedOnly)
+	cache, err := cacheDir(owner != nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := find(t.Context(), "", owner != nil, os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.major != newest || !strings.HasPrefix(b.dir, cache) || !executable(filepath.Join(b.dir, "initdb")) {
+		t.Errorf("%+v, the cache is %s", b, cache)
+	}
+	t.Setenv("WALFERRY_POSTGRES", "installed")
+	if b, err := find(t.Context(), "", owner != nil, os.Stderr); err == nil {
+		t.Errorf("an unknown value gives %+v", b)
+	}
+}
+
 func TestRepository(t *testing.T) {
 	t.Setenv("WALFERRY_MAVEN_REPOSITORY", "")
 	got, err := repository()
