@@ -104,7 +104,11 @@ func (b *bed) plain() *kafka.Client {
 // all returns every committed record of a table's topic up to its end, none if there is no topic.
 func (b *bed) all(table string) []event {
 	b.t.Helper()
-	topic := b.name + ".public." + table
+	return b.topic(b.name + ".public." + table)
+}
+
+func (b *bed) topic(topic string) []event {
+	b.t.Helper()
 	client := b.plain()
 	ctx, done := context.WithTimeout(b.t.Context(), 30*time.Second)
 	defer done()
