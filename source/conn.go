@@ -90,16 +90,18 @@ func (c *Config) pin(p *pgconn.Config) error {
 	}
 	p.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	for name, value := range map[string]string{
-		"application_name":     c.AppName,
-		"client_encoding":      "UTF8",
-		"DateStyle":            "ISO",
-		"IntervalStyle":        "iso_8601",
-		"TimeZone":             "UTC",
-		"extra_float_digits":   "3",
-		"bytea_output":         "hex",
-		"lc_monetary":          "C", // the text of money
-		"statement_timeout":    "0",
-		"lock_timeout":         "0",
+		"application_name":   c.AppName,
+		"client_encoding":    "UTF8",
+		"DateStyle":          "ISO",
+		"IntervalStyle":      "iso_8601",
+		"TimeZone":           "UTC",
+		"extra_float_digits": "3",
+		"bytea_output":       "hex",
+		"lc_monetary":        "C", // the text of money
+		"statement_timeout":  "0",
+		"lock_timeout":       "0",
+		// The planner takes the questions to the catalog for expensive, and compiling one takes longer than its answer.
+		"jit":                  "off",
 		"idle_session_timeout": "0", // since 14, the oldest that we support
 		// The text of a regclass, regtype and their like has a schema or not by this.
 		"search_path": "pg_catalog",

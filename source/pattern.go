@@ -2,6 +2,7 @@ package source
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -167,6 +168,11 @@ func (s *selection) selects(schema, table string) bool {
 		}
 	}
 	return false
+}
+
+// names says whether a pattern without a star selects the table.
+func (s *selection) names(schema, table string) bool {
+	return slices.ContainsFunc(s.tables, func(p pattern) bool { return p.exact() && p.match(schema, table) })
 }
 
 // excludes reports whether a column is to be left out.

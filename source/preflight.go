@@ -235,22 +235,8 @@ func (c *Catalog) preflightTables(ctx context.Context, add adder, failed func(st
 	}
 	for _, t := range tables {
 		name := t.quoted()
-		switch {
-		case t.Identity == 'n':
-			add("replica_identity", Fail, "ALTER TABLE "+name+" REPLICA IDENTITY DEFAULT; -- or FULL without a primary key",
-				"table %s has replica identity nothing: updates and deletes on it fail in the application", name)
-		case !t.usable():
-			add("replica_identity", Fail, "ALTER TABLE "+name+" ADD PRIMARY KEY (...); -- or ALTER TABLE "+name+" REPLICA IDENTITY FULL;",
-				"table %s has no replica identity: updates and deletes on it fail in the application, and its events have no key", name)
-		case t.Identity == 'f' && len(t.PrimaryKey) == 0:
-			add("replica_identity", Warn, "ALTER TABLE "+name+" ADD PRIMARY KEY (...);", "table %s has no primary key: its events have no key", name)
-		}
-		for _, l := range t.OddLeaves {
-			remedy := "ALTER TABLE " + l + " REPLICA IDENTITY DEFAULT;"
-			if t.Identity == 'f' {
-				remedy = "ALTER TABLE " + l + " REPLICA IDENTITY FULL;"
-			}
-			add("partition_identity", Fail, remedy, "partition %s has another replica identity than its root %s", l, name)
+		for _, f := range t.Problems() {
+			add(f.ID, f.Severity, f.Remedy, "%s", f.Text)
 		}
 		for _, col := range t.Columns {
 			if c.sel.excludes(t.Schema, t.Name, col) && slices.Contains(append(slices.Clone(t.IdentityColumns), t.PrimaryKey...), col) {

@@ -28,6 +28,8 @@ type Table struct {
 	Owner     string
 	// EstimatedRows is the planner's estimate, -1 when it has none.
 	EstimatedRows float64
+	// Listed tables are in the publication by their own name, not by their schema's or because it is for all tables.
+	Listed bool
 	// OddLeaves are partitions, as "schema"."table", whose own replica identity is not the root's: the server logs old rows by the
 	// leaf's identity but describes them by the root's.
 	OddLeaves []string
@@ -39,8 +41,70 @@ type Table struct {
 // usable reports whether updates and deletes can be told apart by a key.
 func (t *Table) usable() bool { return t.Identity == 'f' || len(t.IdentityColumns) > 0 }
 
-// quoted is the table's name in SQL.
+// Problems are what is wrong with the table's replica identity: what makes updates and deletes fail in the application as
+// soon as the table is published, or takes the key from its events.
+func (t *Table) Problems() []Finding {
+	var out []Finding
+	add := func(id string, s Severity, remedy, format string, args ...any) {
+		out = append(out, Finding{id, s, fmt.Sprintf(format, args...), remedy})
+	}
+	name := t.quoted()
+	switch {
+	case t.Identity == 'n':
+		add("replica_identity", Fail, "ALTER TABLE "+name+" REPLICA IDENTITY DEFAULT; -- or FULL without a primary key",
+			"table %s has replica identity nothing: updates and deletes on it fail in the application", name)
+	case !t.usable():
+		add("replica_identity", Fail, "ALTER TABLE "+name+" ADD PRIMARY KEY (...); -- or ALTER TABLE "+name+" REPLICA IDENTITY FULL;",
+			"table %s has no replica identity: updates and deletes on it fail in the application, and its events have no key", name)
+	case t.Identity == 'f' && len(t.PrimaryKey) == 0:
+		add("replica_identity", Warn, "ALTER TABLE "+name+" ADD PRIMARY KEY (...);", "table %s has no primary key: its events have no key", name)
+	}
+	for _, l := range t.OddLeaves {
+		remedy := "ALTER TABLE " + l + " REPLICA IDENTITY DEFAULT;"
+		if t.Identity == 'f' {
+			remedy = "ALTER TABLE " + l + " REPLICA IDENTITY FULL;"
+		}
+		add("partition_identity", Fail, remedy, "partition %s has another replica identity than its root %s", l, name)
+	}
+	return out
+}
+
+// String is the table's name in SQL.
+func (t *Table) String() string { return t.quoted() }
+
 func (t *Table) quoted() string { return quoteName(t.Schema, t.Name) }
+
+// Fate is what became of a table that was published and is no more.
+type Fate int
+
+// Fates of a table.
+const (
+	TableDropped   Fate = iota + 1
+	TableMadeAgain      // dropped, and another one has its name: the publication does not know that one
+	TableRemoved        // it is there, and somebody took it out of the publication
+	TableAttached       // it is a partition now, published through its root
+)
+
+// Fate looks for what became of a table.
+func (c *Catalog) Fate(ctx context.Context, t *Table) (Fate, error) {
+	var there, partition, name bool
+	err := c.on(ctx, &c.ask, "look for table", func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_class WHERE oid = $1), EXISTS (SELECT FROM pg_class WHERE oid = $1 AND relispartition),
+			EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $2 AND c.relname = $3 AND c.relkind IN ('r', 'p'))`,
+			t.OID, t.Schema, t.Name).Scan(&there, &partition, &name)
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case partition:
+		return TableAttached, nil
+	case there:
+		return TableRemoved, nil
+	case name:
+		return TableMadeAgain, nil
+	}
+	return TableDropped, nil
+}
 
 // indexColumns is an SQL expression: names of the columns of the index on relation rel that satisfies cond.
 func indexColumns(rel, cond string) string {
@@ -75,6 +139,7 @@ func (c *Catalog) tables(ctx context.Context, conn *pgx.Conn) ([]Table, error) {
 		ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 			AND CASE WHEN `+attrs+` IS NULL THEN a.attgenerated = '' ELSE a.attnum = ANY(`+attrs+`) END ORDER BY a.attnum),
 		`+qual+`, pg_get_userbyid(c.relowner)::text, c.reltuples::float8,
+		EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid WHERE b.pubname = $1 AND r.prrelid = c.oid),
 		ARRAY(SELECT quote_ident(ln.nspname) || '.' || quote_ident(l.relname) FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
 			JOIN pg_namespace ln ON ln.oid = l.relnamespace
 			WHERE c.relkind = 'p' AND t.isleaf AND l.relkind = 'r' AND (l.relreplident <> c.relreplident
@@ -90,7 +155,7 @@ func (c *Catalog) tables(ctx context.Context, conn *pgx.Conn) ([]Table, error) {
 	var t Table
 	var identity int32
 	_, err = pgx.ForEachRow(rows, []any{&t.OID, &t.Schema, &t.Name, &t.Partitioned, &identity, &t.IdentityColumns, &t.PrimaryKey, &t.Columns,
-		&t.RowFilter, &t.Owner, &t.EstimatedRows, &t.OddLeaves, &t.Toasted}, func() error {
+		&t.RowFilter, &t.Owner, &t.EstimatedRows, &t.Listed, &t.OddLeaves, &t.Toasted}, func() error {
 		t.Identity = decode.Identity(identity)
 		out = append(out, t)
 		t = Table{} // the next row must not write into this one's slices
@@ -137,6 +202,7 @@ type candidate struct {
 	schema, name  string
 	ancestors     []uint32
 	full          bool // replica identity full
+	usable        bool // updates and deletes of a published table do not fail
 	columns, keys []string
 
 	list []string // columns to publish; nil for all
@@ -164,7 +230,7 @@ func (t *candidate) target(filter string) string {
 // patterns that select nothing.
 func (c *Catalog) wantedTables(ctx context.Context, q querier) (tables []*candidate, missing []string, err error) {
 	// What a publication can hold (is_publishable_class in pg_publication.c); temporary and unlogged tables have no WAL.
-	rows, err := q.Query(ctx, `SELECT c.oid, n.nspname::text, c.relname::text, c.relreplident = 'f',
+	rows, err := q.Query(ctx, `SELECT c.oid, n.nspname::text, c.relname::text, c.relreplident = 'f', c.relreplident = 'f' OR cardinality(`+identityColumns("c")+`) > 0,
 		ARRAY(SELECT a.relid::oid FROM pg_partition_ancestors(c.oid) a WHERE a.relid <> c.oid),
 		ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum),
 		`+identityColumns("c")+` || `+indexColumns("c", "i.indisprimary")+`
@@ -178,7 +244,7 @@ func (c *Catalog) wantedTables(ctx context.Context, q querier) (tables []*candid
 	var all []*candidate
 	var t candidate
 	var names [][2]string
-	_, err = pgx.ForEachRow(rows, []any{&t.oid, &t.schema, &t.name, &t.full, &t.ancestors, &t.columns, &t.keys}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&t.oid, &t.schema, &t.name, &t.full, &t.usable, &t.ancestors, &t.columns, &t.keys}, func() error {
 		row := t
 		t = candidate{}
 		names = append(names, [2]string{row.schema, row.name})
@@ -319,6 +385,10 @@ func (c *Catalog) diff(now published, want []*candidate, missing []string, wide 
 		switch {
 		case !there && slices.Contains(now.schemas, t.schema) && t.list == nil:
 			// Published by its schema.
+		case !there && !t.usable && !c.sel.names(t.schema, t.name):
+			// Whoever made the table may not know of us: it must not be what breaks their updates.
+			d.Notes = append(d.Notes, fmt.Sprintf("table %[1]s is captured by a pattern and not added, because it has no replica identity and its updates and deletes would fail in the application: "+
+				"ALTER TABLE %[1]s ADD PRIMARY KEY (...), or ALTER TABLE %[1]s REPLICA IDENTITY FULL; if it is only inserted into: ALTER PUBLICATION %[2]s ADD TABLE %[1]s", t.quoted(), pub))
 		case !there:
 			d.Add = append(d.Add, t.quoted())
 			add = append(add, t.target(""))
@@ -399,7 +469,7 @@ func (c *Catalog) CreatePublication(ctx context.Context) (Diff, error) {
 
 // ReconcilePublication compares the publication with the configuration and, when apply is set, alters it in one transaction;
 // it never drops and creates it again, which would make the slot unreadable. Tables that came to match a pattern are added by
-// this, so it is to be called from time to time. When our role may not do it (it must own the publication and the tables it
+// this, so it is to be called from time to time; not one without a replica identity, unless the configuration names it. When our role may not do it (it must own the publication and the tables it
 // adds) the error is a *PublicationPrivilegeError that has the SQL for who may.
 //
 // The table locks that it needs conflict with DDL and vacuum, not with reads and writes; it waits ten seconds for them.

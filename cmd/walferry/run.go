@@ -58,6 +58,10 @@ const memoryLimit = 96 << 20
 // something was delivered it goes on trying for ever.
 const startTimeout = time.Minute
 
+// watchInterval is how often a running walferry looks at the publication and its tables: a table that comes to match a pattern
+// is captured that much later at most.
+const watchInterval = 30 * time.Second
+
 // runOptions are what a command line adds to the configuration.
 type runOptions struct{ afterUpgrade, drain bool }
 
@@ -172,7 +176,7 @@ func pipelineConfig(c *config.Config) (pipeline.Config, error) {
 		},
 		Envelope: c.Schema.Envelope, Truncate: c.Schema.Truncate,
 		Checkpoint: c.CheckpointSpec(),
-		StallLimit: c.Source.StallLimit.Std(), DrainTimeout: c.DrainTimeout.Std(), Standby: c.Standby, StartTimeout: startTimeout,
+		Watch:      watchInterval, StallLimit: c.Source.StallLimit.Std(), DrainTimeout: c.DrainTimeout.Std(), Standby: c.Standby, StartTimeout: startTimeout,
 		Session: checkpoint.Session{
 			Instance: hex.EncodeToString(instance), Host: host, PID: os.Getpid(), Program: version,
 		},

@@ -130,6 +130,9 @@ var all = []series{
 	gauge("lag_bytes", "Bytes from the confirmed position to the server's WAL end.", func(s *Status) float64 { return float64(s.Source.LagBytes) }),
 	gauge("lag_seconds", "Age of the oldest change that was received and is not committed to Kafka, 0 when there is none; while not ready, at least the time since the last checkpoint.", func(s *Status) float64 { return s.Source.LagSeconds }),
 	gauge("retained_wal_bytes", "WAL that the server keeps for the slot.", func(s *Status) float64 { return float64(s.Source.RetainedBytes) }),
+	gauge("slot_unreserved", "1 while the slot keeps more WAL than max_slot_wal_keep_size allows: the server's next checkpoint may remove it, and the slot is lost.", func(s *Status) float64 {
+		return yes(s.Source.WALStatus == "unreserved" || s.Source.WALStatus == "lost")
+	}),
 	gauge("buffer_bytes", "Memory of source.buffer_bytes in use: the buffer that is read into, and frames not yet encoded.", func(s *Status) float64 { return float64(s.Source.BufferBytes) }),
 	gauge("in_flight_bytes", "Bytes of the batch being published.", func(s *Status) float64 { return float64(s.Kafka.InFlightBytes) }),
 	gauge("in_flight_records", "Records of the batch being published.", func(s *Status) float64 { return float64(s.Kafka.InFlightRecords) }),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"sync"
@@ -82,6 +83,7 @@ type watcher struct {
 	commits   int
 	aborts    []error
 	endings   []error
+	looks     int
 	committed chan struct{}
 }
 
@@ -103,6 +105,8 @@ func (w *watcher) Ended(err error) {
 	w.mu.Unlock()
 }
 
+func (w *watcher) Looked() { w.mu.Lock(); w.looks++; w.mu.Unlock() }
+
 // bed is a database, a broker and what is needed to run pipelines between them.
 type bed struct {
 	t        testing.TB
@@ -114,6 +118,29 @@ type bed struct {
 	adjust   func(*Config)
 	prepare  func(*Pipeline)
 	dial     func(*kafka.Config)
+	logged   journal
+}
+
+// journal keeps what is logged.
+type journal struct {
+	mu   sync.Mutex
+	text []byte // guarded by mu
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.text = append(j.text, p...)
+	return len(p), nil
+}
+
+// take returns what was logged since the last call.
+func (j *journal) take() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	s := string(j.text)
+	j.text = nil
+	return s
 }
 
 func newBed(t testing.TB, pg *testbed.PG, broker *testbed.Broker, name string) *bed {
@@ -157,7 +184,7 @@ func (b *bed) config() Config {
 		},
 		Envelope: schema.EnvelopeDebezium, Truncate: "emit",
 		Checkpoint: sink.TopicSpec{Name: "_walferry." + b.name, Partitions: 1, ReplicationFactor: 1, CleanupPolicy: "compact"},
-		StallLimit: 30 * time.Second, DrainTimeout: 20 * time.Second, Standby: true, StartTimeout: time.Minute,
+		Watch:      time.Minute, StallLimit: 30 * time.Second, DrainTimeout: 20 * time.Second, Standby: true, StartTimeout: time.Minute,
 		Session: checkpoint.Session{Instance: "test", Program: "test"},
 	}
 	if b.adjust != nil {
@@ -187,9 +214,9 @@ func (b *bed) start() *running {
 	b.t.Helper()
 	w := newWatcher()
 	ctx, cancel := context.WithCancelCause(context.Background())
-	log := slog.New(slog.NewTextHandler(b.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	log := slog.New(slog.NewTextHandler(io.MultiWriter(b.t.Output(), &b.logged), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	r := &running{Pipeline: New(b.config(), b.client, b.registry, w, log), watcher: w, cancel: cancel, done: make(chan error, 1)}
-	r.onAborted, r.onEnded = w.Aborted, w.Ended
+	r.onAborted, r.onEnded, r.onLooked = w.Aborted, w.Ended, w.Looked
 	if b.prepare != nil {
 		b.prepare(r.Pipeline)
 	}

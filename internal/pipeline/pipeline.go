@@ -54,10 +54,11 @@ type Config struct {
 	DrainTimeout  time.Duration // bound of a requested stop
 	Standby       bool          // wait while another instance holds the slot
 	AfterUpgrade  bool          // accept, once and only after a drain, another system identifier
+	StartTimeout  time.Duration // how long servers may be out of reach before anything was delivered; 0 is for ever
+	Watch         time.Duration // how often the publication and its tables are looked at
 	// Drain publishes what was committed before the start, saves that the pipeline is drained, confirms the end, and
 	// returns: the slot has then consumed everything, which a planned move needs. See Pipeline.Drained.
-	Drain        bool
-	StartTimeout time.Duration // how long servers may be out of reach before anything was delivered; 0 is for ever
+	Drain bool
 	// Session names this process in session records and logs.
 	Session checkpoint.Session
 }
@@ -86,6 +87,7 @@ type Pipeline struct {
 	stop     chan struct{}
 	stopped  atomic.Bool
 	drained  atomic.Pointer[checkpoint.Checkpoint]
+	watched  watched
 	after    func(time.Duration) <-chan time.Time // time.After; a test's own clock
 
 	// Of the goroutine of Run.
@@ -94,6 +96,7 @@ type Pipeline struct {
 
 	// Called by tests of this package; nil otherwise.
 	onAborted, onEnded func(error)
+	onLooked           func() // at the publication, from beginning to end
 }
 
 // New makes a pipeline; Run starts it.

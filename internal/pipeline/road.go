@@ -161,14 +161,28 @@ func (s *session) aborted(err error) {
 	}
 }
 
-// watchSlot keeps what the server says of the slot fresh for status and metrics.
+// watchSlot keeps what the server says of the slot fresh for status and metrics, warns when its WAL may go, and ends the
+// session when it has gone.
 func (s *session) watchSlot(ctx context.Context) {
+	warned := false
 	for {
 		slot, err := s.cat.SlotInfo(ctx)
-		if err == nil {
-			s.health.slot(s.cat.System(), slot)
-		} else if ctx.Err() == nil {
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
 			s.log.Warn("look at the slot", "error", err)
+		case slot.Lost() != "":
+			s.health.slot(s.cat.System(), slot)
+			s.cancel(&source.SlotLostError{Slot: s.source.Slot, Reason: slot.Lost()})
+			return
+		default:
+			s.health.slot(s.cat.System(), slot)
+			if slot.WALStatus == "unreserved" && !warned {
+				s.log.Warn("the slot keeps more WAL than max_slot_wal_keep_size allows: the server's next checkpoint may remove it, and the slot is lost with what was not published",
+					"slot", s.source.Slot, "retained_bytes", slot.RetainedBytes, "sql", "ALTER SYSTEM SET max_slot_wal_keep_size = '…'; SELECT pg_reload_conf();")
+			}
+			warned = slot.WALStatus == "unreserved"
 		}
 		if sleep(ctx, s.health.interval) != nil {
 			return
@@ -336,7 +350,7 @@ func (s *session) firstStart(ctx context.Context) (*source.Conn, *source.Stream,
 		return nil, nil, fmt.Errorf("save that the slot is being created: %w", err)
 	}
 	hit("creating-saved")
-	if err := s.publication(ctx); err != nil {
+	if _, err := s.publication(ctx); err != nil {
 		return nil, nil, err
 	}
 	hit("publication-created")
@@ -360,19 +374,19 @@ func (s *session) firstStart(ctx context.Context) (*source.Conn, *source.Stream,
 	return s.startStream(ctx)
 }
 
-// publication makes the publication, or brings an existing one to the configuration.
-func (s *session) publication(ctx context.Context) error {
+// publication makes the publication, or brings an existing one to the configuration. It returns the tables that it added.
+func (s *session) publication(ctx context.Context) ([]string, error) {
 	if !s.source.CreatePublication {
-		return nil
+		return nil, nil
 	}
 	diff, err := s.cat.ReconcilePublication(ctx, true)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !diff.Empty() {
 		s.log.Info("publication", "name", diff.Publication, "sql", diff.SQL)
 	}
-	return nil
+	return diff.Add, nil
 }
 
 // keyless refuses tables without a key whose topic is compacted, before anything is published: on such a topic one record without a
@@ -450,8 +464,10 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 	s.publisher = &publisher{
 		producer: s.producer, store: s.store, saved: *cp, aborted: s.aborted, backoff: s.delay,
 	}
+	var added []string
 	if !s.cfg.Drain {
-		if err := s.publication(ctx); err != nil {
+		var err error
+		if added, err = s.publication(ctx); err != nil {
 			return err
 		}
 	}
@@ -468,6 +484,8 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 			return fmt.Errorf("save text mode: %w", err)
 		}
 	}
+	// Nothing was published yet: the slot was just made or taken, so what is in the tables comes from before it.
+	first := cp.State == checkpoint.Live && cp.Witness.Commit == 0 && cp.Position.Change == 0
 	if cp.State == checkpoint.Drained && gate.Open() {
 		// The end was confirmed, or this is the server after the move: what was published lies before the place where the
 		// slot goes on, as at a first start. The old witness is none for it: a start that finds the slot past a live
@@ -495,6 +513,8 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 	l.builder.meta.Snapshot = "false"
 	if s.cfg.Drain {
 		l.fence = s.cat.System().WALEnd
+	} else {
+		defer s.startWatch(ctx, first, added)()
 	}
 	s.log.Info("streaming", "slot", s.source.Slot, "system_id", s.system.ID, "timeline", s.system.Timeline,
 		"witness", cp.Witness.Commit.String(), "instance", s.cfg.Session.Instance)
