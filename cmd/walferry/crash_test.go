@@ -53,9 +53,10 @@ func TestCrash(t *testing.T) {
 		}
 	}
 	soak := rounds >= soakRounds
-	big := 60_000
+	// Rows of a large transaction, and how much of it goes into one of Kafka's.
+	big, batch := 30_000, "1MiB"
 	if soak {
-		big = 200_000 // rows of one transaction, split over many of Kafka's
+		big, batch = 200_000, "2MiB"
 	}
 	t.Logf("seed %d, %d rounds", seed, rounds)
 	random := rand.New(rand.NewPCG(seed, 1))
@@ -82,11 +83,11 @@ source:
   publication: {create: false}
 kafka:
   brokers: [%q]
-  batch_bytes: 2MiB
+  batch_bytes: %s
   topic: {partitions: 3, replication_factor: 1}
 registry: {%s}
 admin: {listen: ""}
-`, pg.DSN(testbed.Reader), broker.Addr, of), 0o600); err != nil {
+`, pg.DSN(testbed.Reader), broker.Addr, batch, of), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		return file
@@ -283,7 +284,7 @@ func freeAddr(t *testing.T) string {
 
 func awaitHTTP(t *testing.T, url string) {
 	t.Helper()
-	ctx, done := context.WithTimeout(t.Context(), time.Minute)
+	ctx, done := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer done()
 	for {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -305,7 +306,7 @@ func awaitHTTP(t *testing.T, url string) {
 // awaitSlot waits until the walsender is active: the slot is consistent then.
 func awaitSlot(t *testing.T, pg *testbed.PG) {
 	t.Helper()
-	ctx, done := context.WithTimeout(t.Context(), time.Minute)
+	ctx, done := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer done()
 	c := pg.Connect(testbed.Superuser)
 	for {

@@ -26,7 +26,7 @@ import (
 
 const (
 	kafkaDefault = "4.3.1"
-	kafkaStart   = 90 * time.Second // 3 s are usual; this is for a machine that is busy
+	kafkaStart   = 4 * time.Minute // 3 s are usual, 90 were seen on two cores with thirty processes to run
 	kafkaStop    = 60 * time.Second
 )
 
