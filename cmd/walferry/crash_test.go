@@ -97,6 +97,9 @@ admin: {listen: ""}
 	config := configure("walferry.yml", fmt.Sprintf("url: %q", "http://"+registry))
 
 	r := &soakReport{seed: seed, servers: fmt.Sprintf("Postgres %d, Kafka %s", pg.Version(), broker.Version)}
+	if !broker.Apache {
+		r.servers = fmt.Sprintf("Postgres %d, kfake", pg.Version())
+	}
 	var aimed []aim
 	// next plans a round; ok is false when there have been enough.
 	next := func() (p plan, ok bool) {
