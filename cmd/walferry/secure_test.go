@@ -52,6 +52,42 @@ func scramUser(t *testing.T, broker *testbed.Broker, name, password string) {
 	}
 }
 
+// documentedRights gives a user of a broker what the table in docs/operating.md says, and nobody but super users anything else of
+// these resources and of the cluster.
+func documentedRights(t *testing.T, broker *testbed.Broker, user, pipeline string) {
+	t.Helper()
+	req := &kafkago.CreateACLsRequest{ACLs: []kafkago.ACLEntry{{ResourceType: kafkago.ResourceTypeCluster, ResourceName: "kafka-cluster",
+		ResourcePatternType: kafkago.PatternTypeLiteral, Principal: "User:nobody", Host: "*",
+		Operation: kafkago.ACLOperationTypeDescribe, PermissionType: kafkago.ACLPermissionTypeAllow}}}
+	kinds := map[string]kafkago.ResourceType{"topic": kafkago.ResourceTypeTopic, "transactional id": kafkago.ResourceTypeTransactionalID}
+	rows := regexp.MustCompile("(?m)^\\| (topic|transactional id) \\| `([^`]+)`(.*) \\| ([A-Za-z, ]+) \\|$").FindAllStringSubmatch(readFile(t, "../../docs/operating.md"), -1)
+	if len(rows) != 5 {
+		t.Fatalf("docs/operating.md has %d rows of rights", len(rows))
+	}
+	for _, row := range rows {
+		e := kafkago.ACLEntry{ResourceType: kinds[row[1]], ResourceName: strings.NewReplacer("<name>", pipeline, "<prefix>", pipeline).Replace(row[2]),
+			ResourcePatternType: kafkago.PatternTypeLiteral, Principal: "User:" + user, Host: "*", PermissionType: kafkago.ACLPermissionTypeAllow}
+		if strings.Contains(row[3], "prefixed") {
+			e.ResourcePatternType = kafkago.PatternTypePrefixed
+		}
+		for op := range strings.SplitSeq(row[4], ", ") {
+			if err := e.Operation.UnmarshalText([]byte(op)); err != nil {
+				t.Fatal(err)
+			}
+			req.ACLs = append(req.ACLs, e)
+		}
+	}
+	res, err := (&kafkago.Client{Addr: kafkago.TCP(broker.Addr)}).CreateACLs(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range res.Errors {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestSecureKafka: each way in and each way of being turned away, as the configuration file has them.
 func TestSecureKafka(t *testing.T) {
 	pg := testbed.Postgres(t, "")
@@ -69,6 +105,8 @@ func TestSecureKafka(t *testing.T) {
 	broker := testbed.KafkaAlone(t, "listener=SSL://"+tls, "listener=SASL_PLAINTEXT://"+sasl, "listener=SASL_SSL://"+both,
 		"ssl.keystore.type=PEM", "ssl.keystore.location="+keystore, "ssl.truststore.type=PEM", "ssl.truststore.location="+ca.File,
 		"listener.name.ssl.ssl.client.auth=required",
+		// The plain listener is the administrator's.
+		"authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer", "super.users=User:ANONYMOUS", "allow.everyone.if.no.acl.found=true",
 		"listener.name.sasl_plaintext.sasl.enabled.mechanisms=SCRAM-SHA-512",
 		"listener.name.sasl_plaintext.scram-sha-512.sasl.jaas.config="+scram,
 		"listener.name.sasl_ssl.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
@@ -144,7 +182,7 @@ admin: {listen: %q}
 		t.Run(name, func(t *testing.T) {
 			configure(nowhere, c.kafka)
 			b.t = t
-			b.has(failure(t, b.walferry(exitCheck, "", "check"), "kafka"), c.says, c.remedy)
+			b.has(failure(t, b.walferry(exitCheck, "", "check"), "kafka", "connect"), c.says, c.remedy)
 			if !c.waits {
 				configure(pg.DSN(testbed.Reader), c.kafka)
 				b.has(sentence(t, b.walferry(exitKafka, "", "run")), c.says, c.remedy)
@@ -152,28 +190,35 @@ admin: {listen: %q}
 		})
 	}
 
-	// The whole way, through a login and TLS.
+	// The whole way, through a login and TLS, with the rights that the docs list and no more.
 	b.t = t
+	documentedRights(t, broker, "walferry", "secure")
 	configure(pg.DSN(testbed.Reader), at(both)+trust(ca.File)+login("scram-sha-512", password))
 	b.walferry(exitOK, "", "check")
 	p := b.start("run")
 	b.until(p, "status", "--readyz")
 	pg.Exec(testbed.Owner, "INSERT INTO orders VALUES (1, 'sealed')")
-	b.has(b.walferry(exitOK, "", "tail", "--from", "beginning", "-n", "1"), `note="sealed"`)
 	if code := b.stop(p); code != exitOK {
 		t.Errorf("run ended with %d:\n%s", code, p.errs)
 	}
-	if strings.Contains(p.errs.String(), "level=ERROR") || strings.Contains(p.errs.String(), "secret\n") {
+	if strings.Contains(p.errs.String(), "level=ERROR") {
 		t.Errorf("%s", p.errs)
 	}
+	// It writes events and may not read them; the administrator may.
+	configure(nowhere, at(broker.Addr))
+	b.has(b.walferry(exitOK, "", "tail", "--from", "beginning", "-n", "1"), `note="sealed"`)
+	// Another user of the same broker may not touch what is walferry's.
+	configure(pg.DSN(testbed.Reader), at(tls)+shown(cert, key))
+	b.has(failure(t, b.walferry(exitCheck, "", "check"), "kafka", "checkpoint_topic"), "Topic Authorization Failed", "allow Describe")
+	b.has(sentence(t, b.walferry(exitKafka, "", "run")), "Topic Authorization Failed", "grant Describe and Write")
 }
 
-// failure is what check says of the connection to a server: what happened and what mends it.
-func failure(t *testing.T, text, of string) string {
+// failure is what check says of something that is wrong: what happened and what mends it.
+func failure(t *testing.T, text, of, id string) string {
 	t.Helper()
-	said := regexp.MustCompile(`(?m)^fail  ` + of + ` +connect +.+(?:\n +-> .+)?$`).FindString(text)
+	said := regexp.MustCompile(`(?m)^fail  ` + of + ` +` + id + ` +.+(?:\n +-> .+)?$`).FindString(text)
 	if said == "" {
-		t.Fatalf("check says nothing of the connection to %s:\n%s", of, text)
+		t.Fatalf("check has nothing against %s of %s:\n%s", id, of, text)
 	}
 	return said
 }
@@ -266,7 +311,7 @@ admin: {listen: %q}
 	} {
 		t.Run(what, func(t *testing.T) {
 			configure(t, c.role, c.host, c.password, c.options)
-			b.has(failure(t, b.walferry(exitCheck, "", "check"), "postgres"), c.says, c.remedy)
+			b.has(failure(t, b.walferry(exitCheck, "", "check"), "postgres", "connect"), c.says, c.remedy)
 			b.has(sentence(t, b.walferry(c.code, "", "run")), c.says, c.remedy)
 		})
 	}
