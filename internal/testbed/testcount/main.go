@@ -27,6 +27,9 @@ import (
 // nobody reads the middle of a log.
 const fakeLine = "kafka: kfake, not Apache"
 
+// missingLine begins the lines that package testbed prints where a server lacks an extension; they are repeated too.
+const missingLine = "not tested, extension missing: "
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	c := counter{out: os.Stdout}
@@ -68,6 +71,7 @@ type counter struct {
 	out                     io.Writer
 	passed, failed, skipped int
 	fake                    bool
+	missing                 []string                  // what was not tested
 	open                    map[test]*strings.Builder // output of what has not ended yet
 	parents                 map[test]bool             // tests that have subtests
 	broken                  map[test]bool             // tests that failed
@@ -148,6 +152,9 @@ func (c *counter) take(e event) {
 	case "output":
 		if strings.Contains(e.Output, fakeLine) {
 			c.fake = true
+		}
+		if _, what, ok := strings.Cut(e.Output, missingLine); ok && !slices.Contains(c.missing, strings.TrimSpace(what)) {
+			c.missing = append(c.missing, strings.TrimSpace(what))
 		}
 		if c.open[t] == nil {
 			c.open[t] = &strings.Builder{}
@@ -241,6 +248,9 @@ func reason(said string) string {
 func (c *counter) close() bool {
 	if c.fake {
 		c.say("%s\n", fakeLine)
+	}
+	for _, what := range c.missing {
+		c.say("%s%s\n", missingLine, what)
 	}
 	c.say("%d passed, %d failed, %d skipped\n", c.passed, c.failed, c.skipped)
 	return c.failed == 0 && c.passed > 0

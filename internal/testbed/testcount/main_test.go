@@ -34,6 +34,8 @@ func TestCount(t *testing.T) {
 		"exit":       {"func TestA(t *testing.T) { os.Exit(3) }", "0 passed, 1 failed, 0 skipped", false, nil},
 		"TestMain":   {"func TestMain(m *testing.M) { os.Exit(3) }\nfunc TestA(t *testing.T) {}", "0 passed, 1 failed, 0 skipped", false, nil},
 		"no build":   {"func TestA(t *testing.T) { undefined() }", "0 passed, 1 failed, 0 skipped", false, []string{"undefined: undefined"}},
+		"extension": {"func TestA(t *testing.T) { fmt.Println(`" + missingLine + "postgis (apt-get)`) }",
+			missingLine + "postgis (apt-get)\n1 passed, 0 failed, 0 skipped", true, nil},
 		"kfake": {"func TestA(t *testing.T) { fmt.Println(`" + fakeLine + "`) }",
 			fakeLine + "\n1 passed, 0 failed, 0 skipped", true, nil},
 	} {
