@@ -61,28 +61,35 @@ func Derive(rel *decode.Relation, desc *decode.Descriptor, topic string, opt Opt
 	for i := range desc.Columns {
 		facts[desc.Columns[i].Name] = &desc.Columns[i]
 	}
-	names := make(map[string]string, len(rel.Columns)) // Avro name → column
-	var valueJSON, keyJSON []string
+	namespace := SanitizeNamespace(topic)
+	var columns []int
+	var list []string
 	for i := range rel.Columns {
-		c := &rel.Columns[i]
-		isKey := slices.Contains(key, c.Name)
-		out, err := excluded(rel, c.Name, opt.ExcludeColumns)
+		name := rel.Columns[i].Name
+		out, err := excluded(rel, name, opt.ExcludeColumns)
 		if err != nil {
 			return nil, err
 		}
-		if out {
-			if isKey {
-				return nil, fmt.Errorf("table %s: column %q is part of the key and cannot be excluded", rel, c.Name)
-			}
-			continue
+		if !out {
+			columns, list = append(columns, i), append(list, name)
+		} else if slices.Contains(key, name) {
+			return nil, fmt.Errorf("table %s: column %q is part of the key and cannot be excluded", rel, name)
 		}
-		f := field{name: SanitizeName(c.Name), column: i, identity: c.Key, nullable: true}
-		if first, taken := names[f.name]; taken {
-			return nil, &CollisionError{Table: rel.String(), First: first, Second: c.Name, Name: f.name}
+	}
+	names, err := avroNames("table "+rel.String(), list, opt.Collisions == CollisionsSuffix)
+	if err != nil {
+		return nil, err
+	}
+	var valueJSON, keyJSON []string
+	for at, i := range columns {
+		c := &rel.Columns[i]
+		isKey := slices.Contains(key, c.Name)
+		f := field{name: names[at], column: i, identity: c.Key, nullable: true}
+		r := resolver{types: desc.Types, opt: opt.column(c.Name), suffix: opt.Collisions == CollisionsSuffix}
+		f.typ = r.resolve(c.Type, c.Mod, namespace+".columns."+f.name)
+		if r.err != nil {
+			return nil, fmt.Errorf("table %s, column %q: %w", rel, c.Name, r.err)
 		}
-		names[f.name] = c.Name
-		r := resolver{types: desc.Types, opt: opt.column(c.Name)}
-		f.typ = r.resolve(c.Type, c.Mod, 0)
 		if f.typ.bin == nil {
 			t.NeedsText = true
 			t.TextColumns = append(t.TextColumns, c.Name)
@@ -103,7 +110,6 @@ func Derive(rel *decode.Relation, desc *decode.Descriptor, topic string, opt Opt
 			keyJSON = append(keyJSON, j)
 		}
 	}
-	namespace := SanitizeNamespace(topic)
 	value := record(namespace+".Value", desc.Comment, valueJSON)
 	t.Value = value
 	if opt.Envelope != EnvelopeRow {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,20 +40,24 @@ func everything() (*decode.Relation, *decode.Descriptor) {
 		{Name: "price", Type: 20003, Mod: -1},
 		{Name: "citext", Type: 20004, Mod: -1},
 		{Name: "pair", Type: 20005, Mod: -1},
+		{Name: "pairs", Type: 20006, Mod: -1},
+		{Name: "nest", Type: 20007, Mod: -1},
 		{Name: "int4range", Type: 3904, Mod: -1},
+		{Name: "textmultirange", Type: 20009, Mod: -1},
+		{Name: "hstore", Type: 20010, Mod: -1},
+		{Name: "ltree", Type: 20011, Mod: -1},
+		{Name: "geometry", Type: 20013, Mod: -1},
+		{Name: "geography", Type: 20014, Mod: -1},
+		{Name: "vector", Type: 20015, Mod: -1},
+		{Name: "halfvec", Type: 20016, Mod: -1},
+		{Name: "sparsevec", Type: 20017, Mod: -1},
+		{Name: "isbns", Type: 20020, Mod: -1},
 		{Name: "unknown", Type: 30000, Mod: -1},
 		{Name: "numerics", Type: 1231, Mod: mod122},
 	}...)
 	return rel, &decode.Descriptor{
 		Comment: `every "type"`,
-		Types: map[uint32]*decode.Type{
-			20000: {OID: 20000, Schema: "public", Name: "mood", Kind: 'e', Category: 'E', Labels: []string{"sad", "it's, \"ok\""}},
-			20001: {OID: 20001, Schema: "public", Name: "_mood", Kind: 'b', Category: 'A', Elem: 20000, Delim: ','},
-			20002: {OID: 20002, Schema: "public", Name: "amount", Kind: 'd', Base: 1700, BaseMod: (10<<16 | 3) + 4},
-			20003: {OID: 20003, Schema: "public", Name: "price", Kind: 'd', Base: 20002, BaseMod: -1},
-			20004: {OID: 20004, Schema: "public", Name: "citext", Kind: 'b', Category: 'S'},
-			20005: {OID: 20005, Schema: "public", Name: "pair", Kind: 'c', Category: 'C'},
-		},
+		Types:   testTypes,
 	}
 }
 
@@ -62,7 +67,10 @@ func TestGolden(t *testing.T) {
 	row := testOptions()
 	row.Envelope = EnvelopeRow
 	iso := row
-	iso.Numeric, iso.Array, iso.Time = NumericString, ArrayText, TimeISO
+	iso.Numeric, iso.Array, iso.Time, iso.Binary = NumericString, ArrayText, TimeISO, BinaryHex
+	other, connect := row, row
+	other.ColumnOptions, other.Collisions = everyChoice[1], CollisionsSuffix
+	connect.ColumnOptions = everyChoice[3]
 	named := &decode.Relation{Schema: "Odd Schema", Name: "t-1", Identity: decode.IdentityIndex, Columns: []decode.Column{
 		{Name: "1st key", Type: 23, Mod: -1, Key: true},
 		{Name: "größe", Type: 25, Mod: -1, Key: true},
@@ -91,6 +99,8 @@ func TestGolden(t *testing.T) {
 		}, "shop.public.orders", testOptions()},
 		{"every-type", all, allDesc, "shop.public.everything", row},
 		{"every-type-as-text", all, allDesc, "shop.public.everything", iso},
+		{"every-type-otherwise", all, allDesc, "shop.public.everything", other},
+		{"every-type-for-connect", all, allDesc, "shop.public.everything", connect},
 		{"odd-names", named, nil, "9-shop.Odd Schema.t-1", excluding},
 		{"keyless", keyless, nil, "shop.public.log", row},
 		{"full-primary-key", full, &decode.Descriptor{PrimaryKey: []string{"b"}}, "shop.public.pairs", row},
@@ -194,25 +204,56 @@ func TestDeriveKey(t *testing.T) {
 }
 
 func TestCollision(t *testing.T) {
-	rel := &decode.Relation{Schema: "public", Name: "t", Identity: decode.IdentityNothing, Columns: []decode.Column{
-		{Name: "a-b", Type: 23, Mod: -1}, {Name: "a b", Type: 23, Mod: -1}}}
+	columns := func(names ...string) *decode.Relation {
+		rel := &decode.Relation{Schema: "public", Name: "t", Identity: decode.IdentityNothing}
+		for _, n := range names {
+			rel.Columns = append(rel.Columns, decode.Column{Name: n, Type: 23, Mod: -1})
+		}
+		return rel
+	}
 	var c *CollisionError
-	if _, err := Derive(rel, nil, "t", Options{}); !errors.As(err, &c) || c.First != "a-b" || c.Second != "a b" || c.Name != "a_b" {
+	rel := columns("a-b", "a b", "a_b", "a.b", "a_b_2")
+	if _, err := Derive(rel, nil, "t", Options{}); !errors.As(err, &c) || c.First != "a_b" || c.Second != "a-b" || c.Name != "a_b" || c.Of != "table public.t" {
 		t.Errorf("%v", err)
 	}
-	if _, err := Derive(rel, nil, "t", Options{ExcludeColumns: []string{"a b"}}); err != nil {
+	if _, err := Derive(columns("a-b", "a b"), nil, "t", Options{ExcludeColumns: []string{"a b"}}); err != nil {
 		t.Error(err)
+	}
+	table, err := Derive(rel, nil, "t", Options{Envelope: EnvelopeRow, Collisions: CollisionsSuffix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fieldNames(t, table.Value); !slices.Equal(got, []string{"a_b_3", "a_b_4", "a_b", "a_b_5", "a_b_2"}) {
+		t.Errorf("%q", got)
+	}
+	// Attributes of a composite and labels of an Avro enum collide too.
+	types := map[uint32]*decode.Type{
+		30000: {OID: 30000, Schema: "public", Name: "c", Kind: 'c', Attributes: []decode.Attribute{{Name: "x y", Type: 23, Mod: -1}, {Name: "x.y", Type: 23, Mod: -1}}},
+		30001: {OID: 30001, Schema: "public", Name: "e", Kind: 'e', Labels: []string{"", "-", "ok"}},
+	}
+	for oid, of := range map[uint32]string{30000: "type public.c", 30001: "type public.e"} {
+		rel := &decode.Relation{Schema: "public", Name: "t", Identity: decode.IdentityNothing, Columns: []decode.Column{{Name: "v", Type: oid, Mod: -1}}}
+		opt := Options{Envelope: EnvelopeRow, ColumnOptions: ColumnOptions{Enum: EnumAvro}}
+		if _, err := Derive(rel, &decode.Descriptor{Types: types}, "t", opt); !errors.As(err, &c) || c.Of != of || !strings.Contains(err.Error(), "collisions: suffix") {
+			t.Errorf("%v", err)
+		}
+		opt.Collisions = CollisionsSuffix
+		if _, err := Derive(rel, &decode.Descriptor{Types: types}, "t", opt); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
 func TestNeedsText(t *testing.T) {
 	rel := &decode.Relation{Schema: "public", Name: "t", Identity: decode.IdentityNothing, Columns: []decode.Column{
-		{Name: "a", Type: 23, Mod: -1}, {Name: "r", Type: 3904, Mod: -1}, {Name: "x", Type: 1007, Mod: -1}}}
-	table, err := Derive(rel, nil, "t", Options{Columns: map[string]ColumnOptions{"x": {Array: ArrayText}}})
-	if err != nil || !table.NeedsText || !reflect.DeepEqual(table.TextColumns, []string{"r", "x"}) {
+		{Name: "a", Type: 23, Mod: -1}, {Name: "r", Type: 2205, Mod: -1}, {Name: "x", Type: 1007, Mod: -1}, {Name: "i", Type: 20020, Mod: -1},
+		{Name: "v", Type: 20019, Mod: -1}}}
+	desc := &decode.Descriptor{Types: testTypes}
+	table, err := Derive(rel, desc, "t", Options{Columns: map[string]ColumnOptions{"x": {Array: ArrayText}}})
+	if err != nil || !table.NeedsText || !reflect.DeepEqual(table.TextColumns, []string{"r", "i", "v"}) {
 		t.Errorf("%v %v %v", table.NeedsText, table.TextColumns, err)
 	}
-	table, err = Derive(rel, nil, "t", Options{ExcludeColumns: []string{"r"}})
+	table, err = Derive(rel, desc, "t", Options{ExcludeColumns: []string{"r", "i", "v"}})
 	if err != nil || table.NeedsText || table.TextColumns != nil {
 		t.Errorf("%v %v %v", table.NeedsText, table.TextColumns, err)
 	}
@@ -225,7 +266,7 @@ func TestDomainCycle(t *testing.T) {
 		2: {OID: 2, Schema: "public", Name: "b", Kind: 'b', Category: 'A', Elem: 1},
 	}
 	r := resolver{types: types}
-	if got := r.resolve(1, -1, 0); got.bin != nil {
+	if got := r.resolve(1, -1, "test.columns.x"); got.bin != nil {
 		t.Errorf("%+v", got)
 	}
 }

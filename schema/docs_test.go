@@ -21,23 +21,34 @@ func TestTypesPage(t *testing.T) {
 		order = append(order, name)
 		want[name] = describe(t, ty)
 	}
-	r := resolver{types: map[uint32]*decode.Type{
-		20000: {OID: 20000, Name: "citext", Kind: 'b'},
-		20001: {OID: 20001, Name: "mood", Kind: 'e', Labels: []string{"sad", "ok"}},
-	}}
+	of := func(oid uint32) *typ { return resolveTest(oid, -1, ColumnOptions{}) }
 	for _, b := range builtins {
 		if b.oid == oidNumeric {
-			add("numeric(p,s)", r.resolve(b.oid, mod122, 0))
+			add("numeric(p,s)", resolveTest(b.oid, mod122, ColumnOptions{}))
 		}
-		add(b.name, r.resolve(b.oid, -1, 0))
+		add(b.name, of(b.oid))
 	}
-	add("citext", r.resolve(20000, -1, 0))
-	add("enum", r.resolve(20001, -1, 0))
+	add("citext", of(20004))
+	add("enum", of(20000))
 	order = append(order, "domain")
 	want["domain"] = [3]string{"its base type's", "", ""}
-	add("array of T", r.resolve(1007, -1, 0))
+	add("composite", of(20005))
+	want["composite"] = [3]string{"record", "", ""} // its Connect name is its full name
+	add("range", of(20008))
+	add("multirange", of(20009))
+	add("array of T", of(1007))
 	want["array of T"] = [3]string{`array of ["null", T]`, "", ""}
-	add("anything else", r.resolve(3904, -1, 0))
+	add("hstore", of(20010))
+	want["hstore"] = [3]string{`map of ["null", string]`, "", ""}
+	add("ltree", of(20011))
+	add("lquery, ltxtquery", of(20012))
+	add("geometry", of(20013))
+	add("geography", of(20014))
+	add("vector", of(20015))
+	add("halfvec", of(20016))
+	add("sparsevec", of(20017))
+	want["sparsevec"] = [3]string{"record", "", ""}
+	add("anything else", of(20018))
 
 	page, err := os.ReadFile(typesPage)
 	if err != nil {
@@ -47,7 +58,7 @@ func TestTypesPage(t *testing.T) {
 	var rows []string
 	for i, line := range lines {
 		if !strings.HasPrefix(line, "| ") || strings.HasPrefix(line, "| Postgres ") || strings.HasPrefix(line, "| ---") ||
-			strings.HasPrefix(line, "| option") || slices.Contains([]string{"numeric", "array", "time"}, optionRow(line)) {
+			strings.HasPrefix(line, "| option") || strings.HasPrefix(line, "| value") || strings.HasPrefix(line, "| *") || optionRow(line) != "" {
 			continue
 		}
 		cells := strings.Split(line, " | ")
@@ -72,6 +83,11 @@ func TestTypesPage(t *testing.T) {
 	if !slices.Equal(rows, order) {
 		t.Errorf("%s has rows %q, want %q", typesPage, rows, order)
 	}
+	for _, c := range (&ColumnOptions{}).choices() {
+		if row := "| `" + c.name + "` | `" + strings.Join(c.values, "`, `") + "` |"; !strings.Contains(string(page), row) {
+			t.Errorf("%s has no row %s", typesPage, row)
+		}
+	}
 	for name, value := range PinnedSettings {
 		if !strings.Contains(strings.ReplaceAll(string(page), "\n", " "), "`"+name+" = "+strings.TrimSuffix(value, ", MDY")+"`") {
 			t.Errorf("%s does not name the setting %s = %s", typesPage, name, value)
@@ -86,7 +102,7 @@ func TestTypesPage(t *testing.T) {
 
 // optionRow is the option that a row of the table of choices is about.
 func optionRow(line string) string {
-	m := regexp.MustCompile("^\\| `([a-z]+)` ").FindStringSubmatch(line)
+	m := regexp.MustCompile("^\\| `([a-z_]+)` ").FindStringSubmatch(line)
 	if m == nil {
 		return ""
 	}

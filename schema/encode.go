@@ -21,7 +21,8 @@ type Encoder struct {
 // scratch is space that value functions use again from row to row.
 type scratch struct {
 	words []uint64 // a magnitude, least significant word first
-	buf   []byte   // unescaped array elements, used as a stack
+	buf   []byte   // unescaped parts of a text, used as a stack
+	used  int      // bytes of its text that the last part took, see part
 }
 
 // Encoder compiles the plan for the ids under which Key and Value are registered. keyID is not used where the table
@@ -226,7 +227,7 @@ func (e *Encoder) fault(f *field, err error) error {
 		Table: e.table.Relation.String(), Column: e.table.Relation.Columns[f.column].Name, Type: f.typ.name, Reason: err.Error(),
 	}
 	if ft, ok := err.(*fault); ok {
-		v.Remedy = ft.remedy
+		v.Remedy, v.Stale = ft.remedy, ft.stale
 	}
 	return v
 }

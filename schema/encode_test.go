@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -54,7 +55,7 @@ func orderText() decode.Tuple {
 	}
 }
 
-func stamp(micros int64) string { return invertTimestamp(micros+946684800e6, true) }
+func stamp(micros int64) string { return invertTimestamp(micros+946684800e6, 1, true) }
 
 func meta() *Meta {
 	return &Meta{XID: 771, Commit: 0x16B374D848, Change: 0x16B374D000, Ordinal: 3, TotalOrder: 2, CollectionOrder: 1,
@@ -351,26 +352,35 @@ func TestNoAllocation(t *testing.T) {
 			t.Errorf("%s: %v allocations a change", name, n)
 		}
 	}
-	// And for a row of every type that has a known binary form.
-	rel := &decode.Relation{Schema: "public", Name: "t", Identity: decode.IdentityNothing}
-	var binary, texts decode.Tuple
-	for i, l := range literals {
-		rel.Columns = append(rel.Columns, decode.Column{Name: "c" + strings.Repeat("x", i), Type: l.oid, Mod: l.mod})
-		binary = append(binary, decode.Datum{Kind: decode.Binary, Data: unhex(t, l.bin)})
-		texts = append(texts, text(l.text))
-	}
-	for name, row := range map[string]decode.Tuple{"binary": binary, "text": texts} {
-		e := mustEncoder(t, rel, nil, testOptions())
-		c := &decode.Change{New: row}
-		m := meta()
-		var value []byte
-		var err error
-		if n := testing.AllocsPerRun(200, func() {
-			if value, err = e.AppendValue(value[:0], c, 'c', m); err != nil {
-				t.Fatal(err)
+	// And for a row of every type that has a known binary form, under every choice that can hold the value.
+	for _, choice := range everyChoice {
+		rel := &decode.Relation{Schema: "public", Name: "t", Identity: decode.IdentityNothing}
+		var binary, texts decode.Tuple
+		for _, l := range literals {
+			var s scratch
+			ty := resolveTest(l.oid, l.mod, choice)
+			if _, err := ty.bin(&s, ty, nil, unhex(t, l.bin)); err != nil {
+				continue
 			}
-		}); n != 0 {
-			t.Errorf("all types, %s: %v allocations a row", name, n)
+			rel.Columns = append(rel.Columns, decode.Column{Name: fmt.Sprintf("c%d", len(binary)), Type: l.oid, Mod: l.mod})
+			binary = append(binary, decode.Datum{Kind: decode.Binary, Data: unhex(t, l.bin)})
+			texts = append(texts, text(l.text))
+		}
+		opt := testOptions()
+		opt.ColumnOptions, opt.Collisions = choice, CollisionsSuffix
+		for name, row := range map[string]decode.Tuple{"binary": binary, "text": texts} {
+			e := mustEncoder(t, rel, &decode.Descriptor{Types: testTypes}, opt)
+			c := &decode.Change{New: row}
+			m := meta()
+			var value []byte
+			var err error
+			if n := testing.AllocsPerRun(200, func() {
+				if value, err = e.AppendValue(value[:0], c, 'c', m); err != nil {
+					t.Fatal(err)
+				}
+			}); n != 0 {
+				t.Errorf("all types, %+v, %s: %v allocations a row", choice, name, n)
+			}
 		}
 	}
 }

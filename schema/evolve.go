@@ -3,6 +3,7 @@ package schema
 import (
 	"crypto/sha256"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/linkedin/goavro/v2"
@@ -25,7 +26,7 @@ func Fingerprint(avro string) [sha256.Size]byte { return sha256.Sum256([]byte(av
 
 // SanitizeName makes a name that Avro allows out of any name, the way Debezium does: each character other than a
 // letter of ASCII, a digit or an underscore becomes an underscore, and one is put before a leading digit. Two names
-// can become the same; Derive refuses that.
+// can become the same: Options.Collisions says what then.
 func SanitizeName(name string) string {
 	valid := name != ""
 	for i := 0; i < len(name) && valid; i++ {
@@ -64,14 +65,46 @@ func SanitizeNamespace(name string) string {
 	return strings.Join(parts, ".")
 }
 
-// CollisionError is two columns whose names become the same Avro name.
+// avroNames are the Avro names of a list of different names. A name that Avro allows stays as it is, whatever stands
+// before it. of is what has them, for the error.
+func avroNames(of string, list []string, suffix bool) ([]string, error) {
+	names := make([]string, len(list))
+	taken := make(map[string]string, len(list)) // Avro name → name
+	for i, name := range list {
+		if names[i] = SanitizeName(name); names[i] == name {
+			taken[name] = name
+		}
+	}
+	var collision error
+	for i, name := range list {
+		if names[i] == name {
+			continue
+		}
+		wish := names[i]
+		for n := 2; ; n++ {
+			first, ok := taken[names[i]]
+			if !ok {
+				break
+			}
+			if !suffix && collision == nil {
+				collision = &CollisionError{Of: of, First: first, Second: name, Name: wish}
+			}
+			names[i] = wish + "_" + strconv.Itoa(n)
+		}
+		taken[names[i]] = name
+	}
+	return names, collision
+}
+
+// CollisionError is two columns of a table, attributes of a composite or labels of an enum whose names become the same
+// Avro name.
 type CollisionError struct {
-	Table         string // schema.table
-	First, Second string // the columns
+	Of            string // "table schema.table" or "type schema.type"
+	First, Second string // the names
 	Name          string // what both become
 }
 
 func (e *CollisionError) Error() string {
-	return fmt.Sprintf("table %s: columns %q and %q both become the Avro name %s; rename one, or exclude one of them",
-		e.Table, e.First, e.Second, e.Name)
+	return fmt.Sprintf("%s: %q and %q both become the Avro name %s; rename or exclude one of them, or set collisions: suffix, "+
+		"which numbers the second", e.Of, e.First, e.Second, e.Name)
 }

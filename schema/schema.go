@@ -28,6 +28,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 )
 
 // PinnedSettings are the session settings under which this package reads text forms. Under others a value is refused
@@ -40,6 +42,7 @@ var PinnedSettings = map[string]string{
 	"extra_float_digits": "3",
 	"bytea_output":       "hex",
 	"lc_monetary":        "C",
+	"search_path":        "pg_catalog", // the names that reg* types print have a schema or not by it
 }
 
 // Envelopes.
@@ -48,21 +51,61 @@ const (
 	EnvelopeRow      = "row"      // the row itself; the rest is in headers
 )
 
-// Policies of ColumnOptions.
+// Choices of ColumnOptions.
 const (
-	NumericPrecise = "precise" // numeric(p,s) as decimal; the default
-	NumericString  = "string"  // the text that Postgres prints
-	ArrayAvro      = "array"   // one-dimensional arrays as Avro arrays; the default
-	ArrayText      = "text"    // the text that Postgres prints; needs a stream in text mode
-	TimeAvro       = "avro"    // numbers with logical types; the default
-	TimeISO        = "iso"     // the text that Postgres prints
+	NumericPrecise = "precise"        // numeric(p,s) as decimal; the default
+	NumericString  = "string"         // the text that Postgres prints; the default of a numeric without precision
+	NumericScale   = "variable-scale" // a numeric without precision as a record of scale and unscaled value
+	NumericDouble  = "double"         // the nearest double
+	TimeAvro       = "avro"           // numbers with logical types; the default
+	TimeConnect    = "connect"        // Kafka Connect's own types: milliseconds, rounded down
+	TimePlain      = "plain"          // the numbers of TimeAvro without logical types
+	TimeISO        = "iso"            // the text that Postgres prints
+	BinaryBytes    = "bytes"          // the default
+	BinaryBase64   = "base64"         // a string
+	BinaryHex      = "hex"            // a string of hexadecimal digits
+	EnumString     = "string"         // the label; the default
+	EnumAvro       = "enum"           // an Avro enum
+	RangeText      = "text"           // the text that Postgres prints; the default
+	RangeRecord    = "record"         // lower, upper, lower_inclusive, upper_inclusive, empty
+	ArrayAvro      = "array"          // one-dimensional arrays as Avro arrays; the default
+	ArrayText      = "text"           // the text that Postgres prints
+)
+
+// What Options.Collisions can be.
+const (
+	CollisionsError  = "error"  // a *CollisionError; the default
+	CollisionsSuffix = "suffix" // the second gets _2, the third _3
 )
 
 // ColumnOptions are how values of a column are written. The empty string is the table's, or the default.
 type ColumnOptions struct {
-	Numeric string // NumericPrecise or NumericString
-	Array   string // ArrayAvro or ArrayText
-	Time    string // TimeAvro or TimeISO: of date, timestamp and timestamptz
+	Numeric       string // of numeric(p,s): NumericPrecise, NumericString or NumericDouble
+	Unconstrained string // of numeric without precision: NumericString, NumericScale or NumericDouble
+	Time          string // of date, time, timestamp and timestamptz: TimeAvro, TimeConnect, TimePlain or TimeISO
+	Binary        string // of bytea: BinaryBytes, BinaryBase64 or BinaryHex
+	Enum          string // EnumString or EnumAvro
+	Range         string // of ranges and multiranges: RangeText or RangeRecord
+	Array         string // ArrayAvro or ArrayText
+}
+
+// choices are the options by their names in a configuration, the default first.
+func (c *ColumnOptions) choices() []choice {
+	return []choice{
+		{"numeric", &c.Numeric, []string{NumericPrecise, NumericString, NumericDouble}},
+		{"numeric_unconstrained", &c.Unconstrained, []string{NumericString, NumericScale, NumericDouble}},
+		{"time", &c.Time, []string{TimeAvro, TimeConnect, TimePlain, TimeISO}},
+		{"binary", &c.Binary, []string{BinaryBytes, BinaryBase64, BinaryHex}},
+		{"enum", &c.Enum, []string{EnumString, EnumAvro}},
+		{"range", &c.Range, []string{RangeText, RangeRecord}},
+		{"array", &c.Array, []string{ArrayAvro, ArrayText}},
+	}
+}
+
+type choice struct {
+	name   string
+	value  *string
+	values []string
 }
 
 // Options are what Derive needs to know beyond the table.
@@ -81,6 +124,10 @@ type Options struct {
 	// identity full: what is not in the old tuple of an update or delete would leave ghosts behind.
 	Key []string
 
+	// Collisions says what happens when names become the same Avro name: of columns, of attributes of a composite, of
+	// labels of an enum that is written as one. CollisionsError (also when empty) or CollisionsSuffix.
+	Collisions string
+
 	// ExcludeColumns are patterns (path.Match) of columns that events leave out, matched against column, table.column
 	// and schema.table.column. A key column cannot be left out.
 	ExcludeColumns []string
@@ -91,6 +138,11 @@ func (o *Options) validate() error {
 	case "", EnvelopeDebezium, EnvelopeRow:
 	default:
 		return fmt.Errorf("envelope %q: it is %s or %s", o.Envelope, EnvelopeDebezium, EnvelopeRow)
+	}
+	switch o.Collisions {
+	case "", CollisionsError, CollisionsSuffix:
+	default:
+		return fmt.Errorf("collisions %q: it is %s or %s", o.Collisions, CollisionsError, CollisionsSuffix)
 	}
 	if err := o.ColumnOptions.validate(); err != nil {
 		return err
@@ -104,13 +156,9 @@ func (o *Options) validate() error {
 }
 
 func (c *ColumnOptions) validate() error {
-	for _, p := range []struct{ name, value, a, b string }{
-		{"numeric", c.Numeric, NumericPrecise, NumericString},
-		{"array", c.Array, ArrayAvro, ArrayText},
-		{"time", c.Time, TimeAvro, TimeISO},
-	} {
-		if p.value != "" && p.value != p.a && p.value != p.b {
-			return fmt.Errorf("%s %q: it is %s or %s", p.name, p.value, p.a, p.b)
+	for _, p := range c.choices() {
+		if *p.value != "" && !slices.Contains(p.values, *p.value) {
+			return fmt.Errorf("%s %q: it is one of %s", p.name, *p.value, strings.Join(p.values, ", "))
 		}
 	}
 	return nil
@@ -119,14 +167,11 @@ func (c *ColumnOptions) validate() error {
 // column returns the options of one column with the table's filled in.
 func (o *Options) column(name string) ColumnOptions {
 	c := o.Columns[name]
-	if c.Numeric == "" {
-		c.Numeric = o.Numeric
-	}
-	if c.Array == "" {
-		c.Array = o.Array
-	}
-	if c.Time == "" {
-		c.Time = o.Time
+	table := o.ColumnOptions.choices()
+	for i, p := range c.choices() {
+		if *p.value == "" {
+			*p.value = *table[i].value
+		}
 	}
 	return c
 }
@@ -148,6 +193,9 @@ type ValueError struct {
 	// NeedsText says that the value came in a binary form that is not known: the stream is to be started again in
 	// text mode.
 	NeedsText bool
+	// Stale says that the value is of another version of its type than the descriptor that the table was derived from: a
+	// composite has other attributes, an array other elements, an enum a new label. A newer descriptor is needed.
+	Stale bool
 }
 
 func (e *ValueError) Error() string {

@@ -2,6 +2,7 @@ package schema
 
 import (
 	"encoding/binary"
+	"strconv"
 	"strings"
 )
 
@@ -27,6 +28,7 @@ func binArray(s *scratch, t *typ, dst, src []byte) ([]byte, error) {
 		return dst, &fault{
 			reason: "the array's elements are of another type than its description says",
 			remedy: "the type was changed since its description was read; start again",
+			stale:  true,
 		}
 	}
 	src = src[12:]
@@ -166,4 +168,126 @@ func nextElement(src []byte, delim byte) (item, tail []byte, more bool, err erro
 		return nil, nil, false, errText
 	}
 	return src, nil, false, nil
+}
+
+// outArray does as array_out: bounds where a lower one is not 1, then elements in braces for each dimension.
+func outArray(s *scratch, t *typ, dst, src []byte) ([]byte, error) {
+	const maxDimensions = 6 // MAXDIM
+	if len(src) < 12 {
+		return dst, errSize
+	}
+	dimensions := binary.BigEndian.Uint32(src)
+	if dimensions > maxDimensions || len(src) < 12+8*int(dimensions) {
+		return dst, errSize
+	}
+	if binary.BigEndian.Uint32(src[8:]) != t.elemOID {
+		return dst, errStale
+	}
+	if dimensions == 0 {
+		if len(src) != 12 {
+			return dst, errSize
+		}
+		return append(dst, "{}"...), nil
+	}
+	var length, at [maxDimensions]int
+	elements, bounds := 1, false
+	head := src[12 : 12+8*dimensions]
+	src = src[12+8*dimensions:]
+	for d := range int(dimensions) {
+		length[d] = int(int32(binary.BigEndian.Uint32(head[8*d:])))
+		bounds = bounds || binary.BigEndian.Uint32(head[8*d+4:]) != 1
+		if length[d] < 1 || length[d] > len(src)/4/elements {
+			return dst, errSize
+		}
+		elements *= length[d]
+	}
+	if bounds {
+		for d := range int(dimensions) {
+			lower := int64(int32(binary.BigEndian.Uint32(head[8*d+4:])))
+			dst = strconv.AppendInt(append(dst, '['), lower, 10)
+			dst = append(strconv.AppendInt(append(dst, ':'), lower+int64(length[d])-1, 10), ']')
+		}
+		dst = append(dst, '=')
+	}
+	inner := int(dimensions) - 1
+	for i := range elements {
+		// Each dimension that begins here opens a brace; each that ends closes one.
+		if i > 0 {
+			dst = append(dst, t.delim)
+		}
+		for d := inner; d >= 0 && at[d] == 0; d-- {
+			dst = append(dst, '{')
+		}
+		value, rest, null, err := sized(src)
+		if err != nil {
+			return dst, err
+		}
+		src = rest
+		if null {
+			dst = append(dst, "NULL"...)
+		} else {
+			start := len(dst)
+			if dst, err = t.elem.out(s, t.elem, dst, value); err != nil {
+				return dst, err
+			}
+			dst = quoteArray(dst, start, t.delim)
+		}
+		for d := inner; d >= 0; d-- {
+			if at[d]++; at[d] < length[d] {
+				break
+			}
+			at[d] = 0
+			dst = append(dst, '}')
+		}
+	}
+	if len(src) != 0 {
+		return dst, errSize
+	}
+	return dst, nil
+}
+
+// quoteArray puts quotes around what was appended since start, an element, where array_out does.
+func quoteArray(dst []byte, start int, delim byte) []byte {
+	item := dst[start:]
+	quoted := len(item) == 0 || strings.EqualFold(unsafeString(item), "NULL")
+	for _, c := range item {
+		quoted = quoted || c == '"' || c == '\\' || c == '{' || c == '}' || c == delim || isSpace(c)
+	}
+	if !quoted {
+		return dst
+	}
+	return quoteSince(dst, start, true)
+}
+
+// outVector is int2vector and oidvector: elements of an array, apart from its form, between blanks.
+func outVector(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
+	const oidInt2 = 21
+	if len(src) < 20 || binary.BigEndian.Uint32(src) != 1 {
+		return dst, errSize
+	}
+	elem := binary.BigEndian.Uint32(src[8:])
+	n := int(int32(binary.BigEndian.Uint32(src[12:])))
+	src = src[20:]
+	for i := range n {
+		value, rest, null, err := sized(src)
+		if err != nil || null {
+			return dst, errSize
+		}
+		src = rest
+		if i > 0 {
+			dst = append(dst, ' ')
+		}
+		switch {
+		case elem == oidInt2 && len(value) == 2:
+			dst = strconv.AppendInt(dst, int64(int16(binary.BigEndian.Uint16(value))), 10)
+		case elem == 26 && len(value) == 4: // oid
+			dst = strconv.AppendUint(dst, uint64(binary.BigEndian.Uint32(value)), 10)
+		default:
+			return dst, errSize
+		}
+	}
+	if len(src) != 0 {
+		return dst, errSize
+	}
+	return dst, nil
 }

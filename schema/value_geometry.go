@@ -22,7 +22,7 @@ func binLine(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
 	}
 	start := len(dst)
 	for i, before := range "{,," {
-		dst = appendFloatText(append(dst, byte(before)), src[8*i:])
+		dst = appendCoordinate(append(dst, byte(before)), src[8*i:])
 	}
 	return prefixLength(append(dst, '}'), start), nil
 }
@@ -72,7 +72,7 @@ func binCircle(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
 	}
 	start := len(dst)
 	dst = appendPoint(append(dst, '<'), src)
-	dst = append(appendFloatText(append(dst, ','), src[16:]), '>')
+	dst = append(appendCoordinate(append(dst, ','), src[16:]), '>')
 	return prefixLength(dst, start), nil
 }
 
@@ -87,13 +87,17 @@ func appendPoints(dst, src []byte) []byte {
 }
 
 func appendPoint(dst, src []byte) []byte {
-	dst = appendFloatText(append(dst, '('), src)
-	dst = appendFloatText(append(dst, ','), src[8:])
+	dst = appendCoordinate(append(dst, '('), src)
+	dst = appendCoordinate(append(dst, ','), src[8:])
 	return append(dst, ')')
 }
 
-func appendFloatText(dst, src []byte) []byte {
-	v := math.Float64frombits(binary.BigEndian.Uint64(src))
+func appendCoordinate(dst, src []byte) []byte {
+	return appendFloatText(dst, math.Float64frombits(binary.BigEndian.Uint64(src)), 64)
+}
+
+// appendFloatText does as float4out and float8out under extra_float_digits of 1 and more; size is 32 or 64.
+func appendFloatText(dst []byte, v float64, size int) []byte {
 	switch {
 	case v != v:
 		return append(dst, "NaN"...)
@@ -113,12 +117,16 @@ func appendFloatText(dst, src []byte) []byte {
 	// (src/common/d2s.c, acceptBounds false). Go takes a bound of it as well, where rounding half to even gives v: 1e+23
 	// for what Postgres prints as 9.999999999999999e+22. So take one digit more until the text is strictly inside.
 	var buf [32]byte
-	d, exponent := mantissa(strconv.AppendFloat(buf[:0], v, 'e', -1, 64))
-	for len(d) < 17 && onBound(d, exponent, v) {
-		d, exponent = mantissa(strconv.AppendFloat(buf[:0], v, 'e', len(d), 64))
+	longest, large := 17, 15 // digits that tell any two doubles apart; the first exponent to be printed (DBL_DIG)
+	if size == 32 {
+		longest, large = 9, 6
+	}
+	d, exponent := mantissa(strconv.AppendFloat(buf[:0], v, 'e', -1, size))
+	for len(d) < longest && onBound(d, exponent, v, size) {
+		d, exponent = mantissa(strconv.AppendFloat(buf[:0], v, 'e', len(d), size))
 	}
 	switch {
-	case exponent < -4 || exponent >= 15:
+	case exponent < -4 || exponent >= large:
 		dst = append(dst, d[0])
 		if len(d) > 1 {
 			dst = append(append(dst, '.'), d[1:]...)
@@ -157,15 +165,15 @@ func mantissa(e []byte) (digits []byte, exponent int) {
 }
 
 // onBound says whether the least more or less than the number no longer rounds to v.
-func onBound(digits []byte, exponent int, v float64) bool {
-	if math.Float64bits(v)&1 != 0 {
+func onBound(digits []byte, exponent int, v float64, size int) bool {
+	if size == 64 && math.Float64bits(v)&1 != 0 || size == 32 && math.Float32bits(float32(v))&1 != 0 {
 		return false // only an even mantissa takes its bounds
 	}
-	const far = 30 // digits; no bound of a float64 with 17 digits or fewer is that near to another
+	const far = 30 // digits; no bound of a float with 17 digits or fewer is that near to another
 	var buf [80]byte
 	read := func(b []byte) float64 {
 		b = strconv.AppendInt(append(b, 'e'), int64(exponent-len(digits)+1-far), 10)
-		f, err := strconv.ParseFloat(unsafeString(b), 64)
+		f, err := strconv.ParseFloat(unsafeString(b), size)
 		if err != nil {
 			return math.Inf(1)
 		}

@@ -22,6 +22,16 @@ var errNoDecimal = &fault{
 	remedy: "set `numeric: string` for this column, or exclude it",
 }
 
+var errNoScale = &fault{
+	reason: "NaN and Infinity have no unscaled value",
+	remedy: "set `numeric_unconstrained: string` for this column, or exclude it",
+}
+
+var errDouble = &fault{
+	reason: "the value is beyond the range of a double",
+	remedy: "choose another form than double for this column, or exclude it",
+}
+
 // numericHeader checks a binary numeric and takes it apart.
 func numericHeader(src []byte) (digits []byte, weight int, sign uint16, dscale int, ok bool) {
 	if len(src) < 8 {
@@ -64,42 +74,119 @@ func binDecimal(s *scratch, t *typ, dst, src []byte) ([]byte, error) {
 	default:
 		return dst, errSize
 	}
-	n := len(digits) / 2
-	for n > 0 && numericDigit(digits, 0) == 0 { // stored numerics have none; a bound follows, so drop them
-		digits, weight, n = digits[2:], weight-1, n-1
-	}
-	if n == 0 {
+	digits, weight = trimLeading(digits, weight)
+	if len(digits) == 0 {
 		return append(dst, 2, 0), nil // one zero byte
 	}
 	leading := 1
 	for first := numericDigit(digits, 0); leading < 4 && first >= pow10[leading]; {
 		leading++
 	}
-	if 4*weight+leading > t.precision-t.scale { // bounds the loop below, too
+	if 4*weight+leading > t.precision-t.scale { // bounds what follows, too
 		return dst, errDigits(t)
 	}
+	if !s.unscaled(digits, weight, t.scale) {
+		return dst, errScale(t)
+	}
+	return s.appendDecimal(dst, sign == numericNegative), nil
+}
+
+// trimLeading drops zero digits from the front, which stored numerics do not have.
+func trimLeading(digits []byte, weight int) ([]byte, int) {
+	for len(digits) > 0 && numericDigit(digits, 0) == 0 {
+		digits, weight = digits[2:], weight-1
+	}
+	return digits, weight
+}
+
+// unscaled puts the magnitude at a scale into s.words, and says whether that is all of it.
+func (s *scratch) unscaled(digits []byte, weight, scale int) bool {
 	s.words = s.words[:0]
-	// Digit i stands for 10^(4·(weight-i)). It is whole at t.scale while 4·(weight-i)+t.scale ≥ 0.
-	last := weight + t.scale/4
+	// Digit i stands for 10^(4·(weight-i)). It is whole at the scale while 4·(weight-i)+scale ≥ 0.
+	last := weight + scale/4
+	m, a := uint64(1), uint64(0) // four digits go into one word at a time
 	for i := 0; i <= last; i++ {
-		s.mulAdd(10000, numericDigit(digits, i))
+		m, a = m*10000, a*10000+numericDigit(digits, i)
+		if m == 1e16 || i == last {
+			s.mulAdd(m, a)
+			m, a = 1, 0
+		}
 	}
 	next := max(last+1, 0)
-	if rest := t.scale % 4; rest > 0 && last >= -1 {
+	if rest := scale % 4; rest > 0 && last >= -1 {
 		d := numericDigit(digits, last+1)
 		cut := pow10[4-rest]
 		if d%cut != 0 {
-			return dst, errScale(t)
+			return false
 		}
 		s.mulAdd(pow10[rest], d/cut)
 		next = last + 2
 	}
-	for i := next; i < n; i++ {
+	for i := next; 2*i < len(digits); i++ {
 		if numericDigit(digits, i) != 0 {
-			return dst, errScale(t)
+			return false
 		}
 	}
-	return s.appendDecimal(dst, sign == numericNegative), nil
+	return true
+}
+
+// binVariableScale writes the display scale and the unscaled value at it.
+func binVariableScale(s *scratch, _ *typ, dst, src []byte) ([]byte, error) {
+	digits, weight, sign, dscale, ok := numericHeader(src)
+	if !ok {
+		return dst, errSize
+	}
+	switch sign {
+	case numericPositive, numericNegative:
+	case numericNaN, numericPInf, numericNInf:
+		return dst, errNoScale
+	default:
+		return dst, errSize
+	}
+	digits, weight = trimLeading(digits, weight)
+	if len(digits) == 0 {
+		return append(appendLong(dst, int64(dscale)), 2, 0), nil
+	}
+	if !s.unscaled(digits, weight, dscale) {
+		return dst, errSize
+	}
+	return s.appendDecimal(appendLong(dst, int64(dscale)), sign == numericNegative), nil
+}
+
+func textVariableScale(s *scratch, _ *typ, dst, src []byte) ([]byte, error) {
+	whole, fraction, negative, ok := splitNumeric(src)
+	switch {
+	case !ok && isNotFinite(src):
+		return dst, errNoScale
+	case !ok || len(fraction) > 0x3fff:
+		return dst, errText
+	}
+	s.words = s.words[:0]
+	s.addDigits(whole)
+	s.addDigits(fraction)
+	return s.appendDecimal(appendLong(dst, int64(len(fraction))), negative), nil
+}
+
+// binNumericDouble writes the nearest double.
+func binNumericDouble(s *scratch, t *typ, dst, src []byte) ([]byte, error) {
+	mark := len(s.buf)
+	defer func() { s.buf = s.buf[:mark] }()
+	var err error
+	if s.buf, err = appendNumeric(s, t, s.buf, src); err != nil {
+		return dst, err
+	}
+	return textNumericDouble(s, t, dst, s.buf[mark:])
+}
+
+func textNumericDouble(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
+	if _, _, _, ok := splitNumeric(src); !ok && !isNotFinite(src) {
+		return dst, errText
+	}
+	v, ok := parseFloat(src, 64)
+	if !ok {
+		return dst, errDouble
+	}
+	return appendFloat8(dst, math.Float64bits(v)), nil
 }
 
 // textDecimal does the same for the text.
@@ -235,8 +322,17 @@ func (s *scratch) appendDecimal(dst []byte, negative bool) []byte {
 	return dst
 }
 
-// binNumericString writes a numeric as numeric_out prints it: display scale digits after the point.
-func binNumericString(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
+func binNumericString(s *scratch, t *typ, dst, src []byte) ([]byte, error) {
+	start := len(dst)
+	dst, err := appendNumeric(s, t, dst, src)
+	if err != nil {
+		return dst, err
+	}
+	return prefixLength(dst, start), nil
+}
+
+// appendNumeric appends a numeric as numeric_out prints it: display scale digits after the point.
+func appendNumeric(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
 	digits, weight, sign, dscale, ok := numericHeader(src)
 	if !ok {
 		return dst, errSize
@@ -244,11 +340,11 @@ func binNumericString(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
 	switch sign {
 	case numericPositive, numericNegative:
 	case numericNaN:
-		return appendString(dst, "NaN"), nil
+		return append(dst, "NaN"...), nil
 	case numericPInf:
-		return appendString(dst, "Infinity"), nil
+		return append(dst, "Infinity"...), nil
 	case numericNInf:
-		return appendString(dst, "-Infinity"), nil
+		return append(dst, "-Infinity"...), nil
 	default:
 		return dst, errSize
 	}
@@ -282,7 +378,7 @@ func binNumericString(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
 			return dst[:start], errSize
 		}
 	}
-	return prefixLength(dst, start), nil
+	return dst, nil
 }
 
 func append4(dst []byte, d uint64) []byte {

@@ -146,40 +146,105 @@ func appendTimestamp(dst []byte, micros int64) ([]byte, error) {
 }
 
 func textTimestamp(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
-	return textInstant(dst, src, false)
+	micros, ok := parseTimestamp(src, false)
+	if !ok {
+		return dst, errText
+	}
+	return appendTimestamp(dst, micros)
 }
 
 func textTimestampTZ(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
-	return textInstant(dst, src, true)
+	micros, ok := parseTimestamp(src, true)
+	if !ok {
+		return dst, errText
+	}
+	return appendTimestamp(dst, micros)
 }
 
-func textInstant(dst, src []byte, zone bool) ([]byte, error) {
+// parseTimestamp reads a timestamp, with the offset of a zone or without one, as microseconds since 2000.
+func parseTimestamp(src []byte, zone bool) (micros int64, ok bool) {
 	switch string(src) {
 	case "infinity":
-		return appendLong(dst, timeInfinity), nil
+		return timeInfinity, true
 	case "-infinity":
-		return appendLong(dst, timeMinusInfinity), nil
+		return timeMinusInfinity, true
 	}
 	src, bc := cutBC(src)
 	days, rest, ok := parseDate(src, bc)
 	// Postgres ends with 294276, 106751983 days after 2000: in microseconds an int64, with room for an offset.
 	if !ok || days > 106751983 || days < -2500000 || len(rest) == 0 || rest[0] != ' ' {
-		return dst, errText
+		return 0, false
 	}
 	clock, rest, ok := parseTime(rest[1:])
 	if !ok {
-		return dst, errText
+		return 0, false
 	}
 	var east int64
 	if zone {
 		if east, rest, ok = parseOffset(rest); !ok {
-			return dst, errText
+			return 0, false
 		}
 	}
-	if len(rest) != 0 {
+	return days*dayMicros + clock - east*1000000, len(rest) == 0
+}
+
+// The functions of `time: connect`: milliseconds, rounded down.
+
+func binTimeMillis(s *scratch, t *typ, dst, src []byte) ([]byte, error) {
+	if len(src) != 8 {
+		return dst, errSize
+	}
+	v := int64(binary.BigEndian.Uint64(src))
+	if v < 0 || v > dayMicros {
+		return dst, errRange
+	}
+	return appendLong(dst, v/1000), nil
+}
+
+func textTimeMillis(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
+	v, rest, ok := parseTime(src)
+	if !ok || len(rest) != 0 {
 		return dst, errText
 	}
-	return appendTimestamp(dst, days*dayMicros+clock-east*1000000)
+	return appendLong(dst, v/1000), nil
+}
+
+func binTimestampMillis(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
+	if len(src) != 8 {
+		return dst, errSize
+	}
+	return appendMillis(dst, int64(binary.BigEndian.Uint64(src)))
+}
+
+func textTimestampMillis(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
+	micros, ok := parseTimestamp(src, false)
+	if !ok {
+		return dst, errText
+	}
+	return appendMillis(dst, micros)
+}
+
+func textTimestampTZMillis(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
+	micros, ok := parseTimestamp(src, true)
+	if !ok {
+		return dst, errText
+	}
+	return appendMillis(dst, micros)
+}
+
+// appendMillis takes microseconds since 2000.
+func appendMillis(dst []byte, micros int64) ([]byte, error) {
+	if micros == timeInfinity || micros == timeMinusInfinity {
+		return appendLong(dst, micros), nil
+	}
+	if micros < firstDay*dayMicros {
+		return dst, errRange
+	}
+	millis := micros / 1000
+	if micros%1000 < 0 {
+		millis--
+	}
+	return appendLong(dst, millis+epochMicros/1000), nil
 }
 
 // binInterval: microseconds, days, months. It is written as interval_out does under IntervalStyle iso_8601, each part

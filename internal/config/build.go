@@ -196,10 +196,15 @@ func (c *Config) SchemaOptions(schemaName, table, db, systemID, version string) 
 		Version:  version,
 		Envelope: c.Schema.Envelope,
 		ColumnOptions: schema.ColumnOptions{
-			Numeric: c.Schema.Numeric,
-			Array:   c.Schema.Array,
-			Time:    c.Schema.Time,
+			Numeric:       c.Schema.Numeric,
+			Unconstrained: c.Schema.Unconstrained,
+			Time:          c.Schema.Time,
+			Binary:        c.Schema.Binary,
+			Enum:          c.Schema.Enum,
+			Range:         c.Schema.Range,
+			Array:         c.Schema.Array,
 		},
+		Collisions:     c.Schema.Collisions,
 		ExcludeColumns: c.Source.ExcludeColumns,
 	}
 	for key, columns := range c.Schema.Keys {
@@ -212,7 +217,7 @@ func (c *Config) SchemaOptions(schemaName, table, db, systemID, version string) 
 			if o.Columns == nil {
 				o.Columns = map[string]schema.ColumnOptions{}
 			}
-			o.Columns[p[2]] = schema.ColumnOptions{Numeric: x.Numeric, Array: x.Array, Time: x.Time}
+			o.Columns[p[2]] = schema.ColumnOptions(x)
 		}
 	}
 	return o

@@ -1,8 +1,12 @@
 package config
 
 import (
+	"reflect"
 	"testing"
 	"time"
+
+	"walferry/decode"
+	"walferry/schema"
 )
 
 func TestForPackages(t *testing.T) {
@@ -47,6 +51,25 @@ schema:
 		c.Registry = Registry{Listen: x.listen, AllowAnonymousWrites: x.allow, Auth: Auth{User: x.user}}
 		if got, err := c.AnonymousWrites(); err != nil || got != x.want {
 			t.Errorf("%+v: %v, %v", x, got, err)
+		}
+	}
+}
+
+// TestTypeOptions: each choice that the file has for values is one that package schema takes, and arrives there.
+func TestTypeOptions(t *testing.T) {
+	rel := &decode.Relation{Schema: "public", Name: "t", Identity: decode.IdentityNothing, Columns: []decode.Column{{Name: "c", Type: 23, Mod: -1}}}
+	for _, f := range fields(reflect.TypeFor[Column]()) {
+		for _, choice := range f.enum[1:] { // the first is the empty one
+			c := mustLoad(t, minimal+"schema:\n  "+f.key+": "+choice+"\n  columns:\n    public.t.c: {"+f.key+": "+choice+"}\n  collisions: suffix\n")
+			o := c.SchemaOptions("public", "t", "db", "1", "v")
+			for what, got := range map[string]schema.ColumnOptions{"table": o.ColumnOptions, "column": o.Columns["c"]} {
+				if v := reflect.ValueOf(got).Field(f.index).String(); v != choice {
+					t.Errorf("%s: %s is %q, want %q", what, f.key, v, choice)
+				}
+			}
+			if _, err := schema.Derive(rel, nil, "t", o); err != nil || o.Collisions != "suffix" {
+				t.Errorf("%s: %s: %v", f.key, choice, err)
+			}
 		}
 	}
 }

@@ -125,10 +125,15 @@ type Topic struct {
 // Schema says how rows become Avro.
 type Schema struct {
 	Envelope       string              `yaml:"envelope" enum:"debezium,row" doc:"debezium: before, after, op, source, ts_ms, transaction. row: the row itself, a tombstone for a delete, the rest in headers."`
-	Numeric        string              `yaml:"numeric" enum:"precise,string" doc:"precise: numeric(p,s) is an Avro decimal, numeric without a scale a string. string: always the text that Postgres prints."`
-	Array          string              `yaml:"array" enum:"array,text" doc:"array: one-dimensional arrays are Avro arrays. text: the text that Postgres prints."`
-	Time           string              `yaml:"time" enum:"avro,iso" doc:"avro: dates and timestamps are numbers with Avro's logical types. iso: the text that Postgres prints, for readers that fail on infinity and on years outside 1-9999."`
-	Columns        map[string]Column   `yaml:"columns" doc:"The same three choices for single columns, by schema.table.column." example:"{public.orders.amount: {numeric: string}}"`
+	Numeric        string              `yaml:"numeric" enum:"precise,string,double" doc:"Of numeric(p,s). precise: an Avro decimal, which NaN does not fit into. string: the text that Postgres prints. double: the nearest double."`
+	Unconstrained  string              `yaml:"numeric_unconstrained" enum:"string,variable-scale,double" doc:"Of numeric without a precision. string: the text that Postgres prints. variable-scale: Debezium's record of scale and unscaled value, which NaN and Infinity do not fit into. double: the nearest double."`
+	Time           string              `yaml:"time" enum:"avro,connect,plain,iso" doc:"Of date, time, timestamp and timestamptz. avro: numbers of days or microseconds with Avro's logical types. connect: Kafka Connect's Date, Time and Timestamp, which are milliseconds; what is finer is cut off. plain: the numbers of avro without logical types, for readers that fail on infinity and on years outside 1-9999. iso: the text that Postgres prints."`
+	Binary         string              `yaml:"binary" enum:"bytes,base64,hex" doc:"Of bytea: Avro bytes, or a string in base64 or hexadecimal digits."`
+	Enum           string              `yaml:"enum" enum:"string,enum" doc:"string: the label; the property labels has all of them. enum: an Avro enum; labels that Avro does not allow as symbols are changed as column names are."`
+	Range          string              `yaml:"range" enum:"text,record" doc:"Of ranges and multiranges. text: what Postgres prints. record: lower, upper, lower_inclusive, upper_inclusive and empty; a multirange is an array of these."`
+	Array          string              `yaml:"array" enum:"array,text" doc:"array: one-dimensional arrays are Avro arrays. text: what Postgres prints, of any dimensions and bounds."`
+	Collisions     string              `yaml:"collisions" enum:"error,suffix" doc:"When two columns of a table, attributes of a composite or labels of an Avro enum become the same Avro name. error: the stream stops and names both. suffix: the second gets _2, the third _3; a column dropped or added before it can change its number."`
+	Columns        map[string]Column   `yaml:"columns" doc:"The choices from numeric to array for single columns, by schema.table.column." example:"{public.orders.amount: {numeric: string}}"`
 	Keys           map[string][]string `yaml:"keys" doc:"Columns of the record key by schema.table, instead of those of the replica identity. They must be part of it, unless it is full." example:"{public.orders: [customer_id, id]}"`
 	Truncate       string              `yaml:"truncate" enum:"emit,skip,stop" doc:"emit: a truncate event to every partition of the table's topic. skip: none, counted in the metrics. stop: the stream stops before it. A truncate event has no key, so a compacted topic cannot take it."`
 	Compatibility  string              `yaml:"compatibility" enum:"none,backward,backward_transitive,forward,forward_transitive,full,full_transitive" doc:"Compatibility level of the subjects that walferry creates; it is set once, before the first version, and never touched afterwards. Adding and dropping columns is compatible under every level."`
@@ -137,9 +142,13 @@ type Schema struct {
 
 // Column are the choices of one column; an empty one is that of Schema.
 type Column struct {
-	Numeric string `yaml:"numeric" enum:",precise,string" doc:"As schema.numeric."`
-	Array   string `yaml:"array" enum:",array,text" doc:"As schema.array."`
-	Time    string `yaml:"time" enum:",avro,iso" doc:"As schema.time."`
+	Numeric       string `yaml:"numeric" enum:",precise,string,double" doc:"As schema.numeric."`
+	Unconstrained string `yaml:"numeric_unconstrained" enum:",string,variable-scale,double" doc:"As schema.numeric_unconstrained."`
+	Time          string `yaml:"time" enum:",avro,connect,plain,iso" doc:"As schema.time."`
+	Binary        string `yaml:"binary" enum:",bytes,base64,hex" doc:"As schema.binary."`
+	Enum          string `yaml:"enum" enum:",string,enum" doc:"As schema.enum."`
+	Range         string `yaml:"range" enum:",text,record" doc:"As schema.range."`
+	Array         string `yaml:"array" enum:",array,text" doc:"As schema.array."`
 }
 
 // Registry says which schema registry is used.
@@ -218,7 +227,7 @@ func Default() *Config {
 			RequestTimeout:     Duration(10 * time.Second),
 			BatchBytes:         8 << 20,
 		},
-		Schema:       Schema{Envelope: "debezium", Numeric: "precise", Array: "array", Time: "avro", Truncate: "emit", Compatibility: "backward", OnIncompatible: "stop"},
+		Schema:       Schema{Envelope: "debezium", Numeric: "precise", Unconstrained: "string", Time: "avro", Binary: "bytes", Enum: "string", Range: "text", Array: "array", Collisions: "error", Truncate: "emit", Compatibility: "backward", OnIncompatible: "stop"},
 		Registry:     Registry{Mode: "built-in", Listen: "127.0.0.1:8081", Topic: "_schemas", Timeout: Duration(10 * time.Second)},
 		Errors:       Errors{Value: "stop", TooLarge: "stop", Schema: "stop"},
 		Admin:        Admin{Listen: "127.0.0.1:8080"},
