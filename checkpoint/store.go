@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -130,15 +131,21 @@ type Replayer interface {
 	Replay(ctx context.Context, topic string, partition int32, until int64, fn func(key, value []byte, offset int64) error) error
 }
 
-// Load reads the topic up to the session record at offset until, which the caller has committed just before.
+// Load reads the topic up to the session record at offset until, which the caller has committed just before. Of each key the
+// newest record counts, and it alone has to be one that this program reads: whether compaction has come by makes no difference.
 func Load(ctx context.Context, r Replayer, topic string, until int64) (*State, error) {
 	s := new(State)
+	bad := map[string]error{}
 	err := r.Replay(ctx, topic, 0, until, func(key, value []byte, offset int64) error {
+		delete(bad, string(key))
 		if err := s.Apply(key, value); err != nil {
-			return fmt.Errorf("offset %d: %w", offset, err)
+			bad[string(key)] = fmt.Errorf("offset %d: %w", offset, err)
 		}
 		return nil
 	})
+	if len(bad) > 0 && err == nil {
+		err = bad[slices.Min(slices.Collect(maps.Keys(bad)))]
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read checkpoint topic %s: %w", topic, err)
 	}

@@ -148,6 +148,16 @@ func TestLoadErrors(t *testing.T) {
 	if !errors.As(err, &future) || !strings.Contains(err.Error(), "offset 1") {
 		t.Error(err)
 	}
+	// Overwritten, it is of no more interest than after compaction.
+	r.add(Key, []byte(`nonsense`))
+	var malformed *MalformedError
+	if _, err := Load(t.Context(), r, "walferry.checkpoint", 9); !errors.As(err, &malformed) || !strings.Contains(err.Error(), "offset 2") {
+		t.Error(err)
+	}
+	r.add(Key, nil)
+	if s, err := Load(t.Context(), r, "walferry.checkpoint", 9); err != nil || s.Checkpoint != nil || !s.TextMode() {
+		t.Errorf("%+v, %v", s, err)
+	}
 	gone := errors.New("broker is gone")
 	if _, err := Load(t.Context(), &topic{t: t, err: gone}, "walferry.checkpoint", 9); !errors.Is(err, gone) {
 		t.Error(err)

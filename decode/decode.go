@@ -404,6 +404,12 @@ func (e *MalformedError) Error() string {
 	return fmt.Sprintf("malformed pgoutput message %s at %s, byte %d: %s", messageName(e.Message), e.LSN, e.Offset, e.Reason)
 }
 
+// Hint is the way on.
+func (e *MalformedError) Hint() string { return hintProtocol }
+
+// hintProtocol is the remedy of everything that no server sends.
+const hintProtocol = "look for a proxy or a pooler between walferry and the server, and compare the server's version with those supported; nothing is lost, the slot keeps the changes"
+
 // OrderError says that a well-formed message came where it must not. A server never sends such: frames were lost,
 // repeated or mixed on the way, or the Decoder has seen another connection before.
 type OrderError struct {
@@ -415,6 +421,9 @@ type OrderError struct {
 func (e *OrderError) Error() string {
 	return fmt.Sprintf("pgoutput message %s at %s is out of order: %s", messageName(e.Message), e.LSN, e.Reason)
 }
+
+// Hint is the way on.
+func (e *OrderError) Hint() string { return hintProtocol }
 
 // UnsupportedError names a message that belongs to streamed or prepared transactions, which a server sends only
 // when asked for protocol version 2 or later with streaming or two_phase on.

@@ -9,6 +9,7 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 
 	"walferry/checkpoint"
+	"walferry/decode"
 	"walferry/internal/config"
 	"walferry/internal/kafka"
 	"walferry/internal/pipeline"
@@ -147,6 +148,7 @@ func isSource(err error) bool {
 		is[*source.SyncStandbyError](err) || is[*source.ServerShutdownError](err) ||
 		is[*source.TooManyConnectionsError](err) || is[*source.ConnectError](err) ||
 		is[*source.ReadOnlyError](err) || is[*source.NeedsTextError](err) ||
+		is[*decode.MalformedError](err) || is[*decode.OrderError](err) || is[*decode.UnsupportedError](err) ||
 		is[*source.GarbageError](err) || is[*source.IdentityError](err)
 }
 
@@ -164,8 +166,16 @@ func hint(err error) string {
 		return kafkaRemedy(err)
 	}
 	var coded *codedError
-	if errors.As(err, &coded) && coded.code == exitKafka || errors.Is(err, pipeline.ErrStalled) {
+	if errors.Is(err, pipeline.ErrStalled) {
 		return kafkaRemedy(err)
+	}
+	if errors.As(err, &coded) {
+		switch coded.code {
+		case exitKafka:
+			return kafkaRemedy(err)
+		case exitRegistry:
+			return "see that registry.url names a schema registry with Confluent's REST API, and that it answers"
+		}
 	}
 	return ""
 }

@@ -56,7 +56,7 @@ const memoryLimit = 96 << 20
 
 // startTimeout is how long servers may be out of reach at the very beginning before run gives up with an exit code. Once
 // something was delivered it goes on trying for ever.
-const startTimeout = time.Minute
+var startTimeout = time.Minute
 
 // watchInterval is how often a running walferry looks at the publication and its tables: a table that comes to match a pattern
 // is captured that much later at most.
@@ -152,7 +152,18 @@ func (p *program) runPipeline(ctx context.Context, c *config.Config, o runOption
 			log.Warn("not drained in time; the next start settles what was in flight", "reason", err)
 		}
 	}
-	return pl, err
+	return pl, within(faultCode(err), err)
+}
+
+// faultCode is the exit code of a pipeline's end for which a server is to blame.
+func faultCode(err error) int {
+	switch pipeline.Dependency(err) {
+	case "kafka":
+		return exitKafka
+	case "registry":
+		return exitRegistry
+	}
+	return exitError
 }
 
 // pipelineConfig turns the file's sections into the pipeline's configuration.

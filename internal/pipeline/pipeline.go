@@ -187,7 +187,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		default:
 			p.log.Warn("session ended, connecting again", "error", err)
 		}
-		p.health.again(dependency(err))
+		p.health.again(Dependency(err))
 		if p.onEnded != nil {
 			p.onEnded(err)
 		}
@@ -368,8 +368,8 @@ func is[T error](err error) bool {
 	return errors.As(err, &e)
 }
 
-// dependency names whose fault the end of a session was: one of Dependencies.
-func dependency(err error) string {
+// Dependency names whose fault the end of a session was: one of Dependencies.
+func Dependency(err error) string {
 	var stall *stallError
 	switch {
 	case errors.As(err, &stall) && stall.step == stepRegistry:

@@ -340,6 +340,14 @@ func (s *session) firstStart(ctx context.Context) (*source.Conn, *source.Stream,
 	if !s.source.CreateSlot {
 		return nil, nil, &source.SlotMissingError{Slot: s.source.Slot}
 	}
+	// Later a table may be dropped, and the rest of them go on; now a name that no table has is a mistake.
+	diff, err := s.cat.ReconcilePublication(ctx, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(diff.Missing) > 0 {
+		return nil, nil, &source.TableMissingError{Patterns: diff.Missing}
+	}
 	first := checkpoint.Checkpoint{
 		SystemID: s.system.ID, Timeline: s.system.Timeline, Slot: s.source.Slot, State: checkpoint.Creating,
 	}
