@@ -47,9 +47,9 @@ type topicLimit struct {
 
 // chunk is one record batch (magic 2). The records stand straight behind room for the header.
 type chunk struct {
-	buf      []byte // header and records
-	packed   []byte // header and compressed records
-	wire     []byte // one of the two, once it has been compressed; nil before
+	buf      []byte // header and records; once packed, header and compressed records
+	shrunk   []byte // header and compressed records of one that is too large otherwise; mostly nil
+	wire     []byte // what is sent, once it has been compressed; nil before
 	codec    kafka.Compression
 	count    int32
 	baseTime int64 // ms, of the first record
@@ -63,7 +63,7 @@ func (c *chunk) reset() {
 		c.buf = make([]byte, 0, 4<<10)
 	}
 	c.buf = c.buf[:kafka.BatchHeaderLen]
-	c.wire, c.count, c.codec = nil, 0, kafka.None
+	c.wire, c.shrunk, c.count, c.codec = nil, nil, 0, kafka.None
 }
 
 // Append adds a record. A nil key or value is null (a null value is a tombstone), an empty one is not. ts is kept in
@@ -121,7 +121,7 @@ func (b *Batch) append(p *part, ts int64, key, value []byte, headers []Header) e
 		}
 	} else {
 		before := len(c.buf)
-		c.append(ts, key, value, headers)
+		c.append(b.maxChunk, ts, key, value, headers)
 		b.bytes += len(c.buf) - before
 	}
 	b.records++
@@ -137,10 +137,10 @@ func (b *Batch) begin(p *part, fixed int, ts int64, key, value []byte, headers [
 		return nil, &TooLargeError{Topic: p.tp.Topic, Bytes: whole, Limit: p.limit.maxMessageBytes}
 	}
 	c := b.chunk()
-	c.append(ts, key, value, headers)
+	c.append(b.maxChunk, ts, key, value, headers)
 	if oversize {
 		// The limit is on what is stored: a large value that compresses well is taken.
-		if err := c.compress(b.shrink); err != nil || len(c.wire) > p.limit.maxMessageBytes {
+		if err := c.tryCompress(b.shrink); err != nil || len(c.wire) > p.limit.maxMessageBytes {
 			tooLarge := &TooLargeError{Topic: p.tp.Topic, Bytes: len(c.wire), Limit: p.limit.maxMessageBytes}
 			c.reset()
 			b.free = append(b.free, c)
@@ -188,15 +188,15 @@ func (b *Batch) Full() bool { return b.bytes >= b.maxBytes }
 func (b *Batch) Reset() {
 	kept := 0
 	for _, c := range b.free {
-		kept += cap(c.buf) + cap(c.packed)
+		kept += cap(c.buf)
 	}
 	for _, p := range b.order {
 		for i, c := range p.chunks {
 			p.chunks[i] = nil
 			c.reset()
 			// The memory of one very large record is not kept for ever.
-			if kept+cap(c.buf)+cap(c.packed) <= 2*b.maxBytes {
-				kept += cap(c.buf) + cap(c.packed)
+			if kept+cap(c.buf) <= 2*b.maxBytes {
+				kept += cap(c.buf)
 				b.free = append(b.free, c)
 			}
 		}
@@ -214,8 +214,9 @@ func (b *Batch) Reset() {
 // maxKeptParts bounds the memory of partitions that are used no more.
 const maxKeptParts = 16 << 10
 
-// append encodes one record, https://kafka.apache.org/documentation/#record.
-func (c *chunk) append(ts int64, key, value []byte, headers []Header) {
+// append encodes one record, https://kafka.apache.org/documentation/#record. full is the size up to which the chunk may grow
+// ahead of its records.
+func (c *chunk) append(full int, ts int64, key, value []byte, headers []Header) {
 	if c.count == 0 {
 		c.baseTime, c.maxTime = ts, ts
 	} else if ts > c.maxTime {
@@ -223,6 +224,7 @@ func (c *chunk) append(ts int64, key, value []byte, headers []Header) {
 	}
 	dt, do := ts-c.baseTime, int64(c.count)
 	size := 1 + varintLen(dt) + varintLen(do) + lenBytes(key) + lenBytes(value) + lenHeaders(headers)
+	c.room(varintLen(int64(size))+size, full)
 	p := binary.AppendVarint(c.buf, int64(size))
 	p = append(p, 0) // attributes, unused
 	p = binary.AppendVarint(p, dt)
@@ -265,28 +267,54 @@ func lenHeaders(headers []Header) int {
 	return n
 }
 
-// compress makes wire, once; records that do not shrink are sent as they are.
-func (c *chunk) compress(x *kafka.Compressor) error {
-	if c.wire != nil {
-		return nil
+// room makes place for n more bytes. It doubles as append does for small slices, but never beyond what the chunk may come to
+// hold: a batch is dozens of chunks, and half of each for nothing would be more than its records.
+func (c *chunk) room(n, full int) {
+	if cap(c.buf)-len(c.buf) >= n {
+		return
 	}
-	c.wire, c.codec = c.buf, kafka.None
-	if x.Codec() == kafka.None {
-		return nil
-	}
-	if cap(c.packed) < kafka.BatchHeaderLen {
-		c.packed = make([]byte, 0, kafka.BatchHeaderLen+len(c.buf)/2)
-	}
-	var err error
-	if c.packed, err = x.AppendCompressed(c.packed[:kafka.BatchHeaderLen], c.buf[kafka.BatchHeaderLen:]); err != nil {
-		c.wire = nil
+	bigger := make([]byte, len(c.buf), max(min(2*cap(c.buf), full), len(c.buf)+n))
+	copy(bigger, c.buf)
+	c.buf = bigger
+}
+
+// tryCompress makes wire of a chunk whose records stay readable, because it may still be refused or get a header.
+func (c *chunk) tryCompress(x *kafka.Compressor) error {
+	packed, err := x.AppendCompressed(make([]byte, kafka.BatchHeaderLen, kafka.BatchHeaderLen+len(c.buf)/2), c.buf[kafka.BatchHeaderLen:])
+	if err != nil {
 		return fmt.Errorf("compress with %s: %w", x.Codec(), err)
 	}
-	if len(c.packed) < len(c.buf) {
-		c.wire, c.codec = c.packed, x.Codec()
+	c.wire = c.buf
+	if len(packed) < len(c.buf) {
+		c.shrunk = packed
+		c.wire, c.codec = packed, x.Codec()
 	}
 	return nil
 }
+
+// pack makes wire, once, by way of scratch, which comes back for the next chunk. The compressed records take the place of the
+// records, so that a batch needs no memory for both; whoever wants the records afterwards (AddHeader) is refused. Records
+// that do not shrink are sent as they are.
+func (c *chunk) pack(x *kafka.Compressor, scratch []byte) ([]byte, error) {
+	if c.wire != nil {
+		return scratch, nil
+	}
+	if x.Codec() != kafka.None {
+		var err error
+		if scratch, err = x.AppendCompressed(scratch[:0], c.buf[kafka.BatchHeaderLen:]); err != nil {
+			return scratch, fmt.Errorf("compress with %s: %w", x.Codec(), err)
+		}
+		if kafka.BatchHeaderLen+len(scratch) < len(c.buf) {
+			c.buf = append(c.buf[:kafka.BatchHeaderLen], scratch...)
+			c.codec = x.Codec()
+		}
+	}
+	c.wire = c.buf
+	return scratch, nil
+}
+
+// packed says that the records cannot be read any more.
+func (c *chunk) packed() bool { return c.wire != nil && c.shrunk == nil && c.codec != kafka.None }
 
 // seal writes the header for a producer's id, epoch and sequence, and the checksum. It may be called again with others.
 func (c *chunk) seal(id int64, epoch int16, sequence int32) {

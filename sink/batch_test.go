@@ -180,15 +180,22 @@ func TestBatchReadsBack(t *testing.T) {
 					want[tp] = append(want[tp], rec)
 					records++
 				}
+				sum := 0
+				for _, q := range b.order {
+					for _, c := range q.chunks {
+						sum += len(c.buf)
+					}
+				}
+				if sum != b.Bytes() {
+					t.Fatalf("Bytes() = %d, the chunks have %d", b.Bytes(), sum)
+				}
 				sealAll(t, p, b)
 				compare(t, contents(t, b), want)
 				if b.Records() != records {
 					t.Fatalf("round %d: Records() = %d, want %d", round, b.Records(), records)
 				}
-				sum := 0
 				for _, q := range b.order {
 					for _, c := range q.chunks {
-						sum += len(c.buf)
 						if q.tp.Topic == "small" && len(c.wire) > 3000 {
 							t.Fatalf("a chunk of %d bytes for a topic that takes 3000", len(c.wire))
 						}
@@ -199,9 +206,6 @@ func TestBatchReadsBack(t *testing.T) {
 					if q.tp.Topic == "small" && len(q.chunks) < 3 {
 						t.Fatalf("%v has %d chunks, so the limit was not met once", q.tp, len(q.chunks))
 					}
-				}
-				if sum != b.Bytes() {
-					t.Fatalf("Bytes() = %d, the chunks have %d", b.Bytes(), sum)
 				}
 				b.Reset()
 				if b.Records() != 0 || b.Bytes() != 0 || len(b.order) != 0 {
@@ -224,6 +228,15 @@ func TestSealAgain(t *testing.T) {
 	sealAll(t, p, b)
 	c := b.order[0].chunks[0]
 	before, packed := decodeAll(t, c), &c.wire[kafka.BatchHeaderLen]
+	// While the fate of a batch is unknown the producer commits a session record: another batch goes through the same
+	// packer, and what is kept for the second Publish must not be its scratch space.
+	other := p.NewBatch()
+	for range 100 {
+		if err := other.Append("session", 0, time.UnixMilli(0), []byte("other"), bytes.Repeat([]byte("other"), 100), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sealAll(t, p, other)
 	if err := p.pack(b); err != nil {
 		t.Fatal(err)
 	}
@@ -435,6 +448,64 @@ func TestAppendAllocates(t *testing.T) {
 	}
 }
 
+// TestBatchMemory holds what a batch may take: chunks grow to what they may hold and no further, compressed records stand in the
+// place of the plain ones, and a batch that is filled again takes nothing new.
+func TestBatchMemory(t *testing.T) {
+	p := offline(t, "lz4", nil)
+	b := p.NewBatch()
+	key, value, headers := benchRecord()
+	memory := func() (n int) {
+		seen := map[*chunk]bool{}
+		for _, q := range b.order {
+			for _, c := range q.chunks {
+				n += cap(c.buf) + cap(c.shrunk)
+				seen[c] = true
+			}
+		}
+		for _, c := range b.free {
+			if !seen[c] {
+				n += cap(c.buf) + cap(c.shrunk)
+			}
+		}
+		return n
+	}
+	for round := range 10 {
+		for i := 0; !b.Full(); i++ {
+			if err := b.Append("t", int32(i%6), time.UnixMilli(int64(i)), key, value, headers); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, q := range b.order {
+			for _, c := range q.chunks {
+				if cap(c.buf) > p.cfg.MaxChunkBytes {
+					t.Fatalf("a chunk for %d bytes takes %d", p.cfg.MaxChunkBytes, cap(c.buf))
+				}
+			}
+		}
+		sealAll(t, p, b)
+		if n := memory(); n > 2*b.maxBytes {
+			t.Fatalf("round %d: %d bytes for a batch of %d", round, n, b.maxBytes)
+		}
+		b.Reset()
+	}
+}
+
+// TestAddHeaderTooLate: packing has put the compressed records in place of the records.
+func TestAddHeaderTooLate(t *testing.T) {
+	p := offline(t, "lz4", nil)
+	b := p.NewBatch()
+	m := b.Mark()
+	if err := b.Append("t", 0, time.UnixMilli(0), []byte("k"), bytes.Repeat([]byte("v"), 1000), nil); err != nil {
+		t.Fatal(err)
+	}
+	sealAll(t, p, b)
+	want := contents(t, b)
+	if err := b.AddHeader(m, Header{Key: "split", Value: []byte("1")}); err == nil {
+		t.Error("a header was added to packed records")
+	}
+	compare(t, contents(t, b), want)
+}
+
 func BenchmarkBatchAppend(b *testing.B) {
 	for _, spread := range []int{1, 12} {
 		b.Run(fmt.Sprintf("partitions=%d", spread), func(b *testing.B) {
@@ -470,13 +541,23 @@ func BenchmarkBatchSeal(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
+			var plain [][]byte
+			for _, q := range batch.order {
+				for _, c := range q.chunks {
+					plain = append(plain, bytes.Clone(c.buf))
+				}
+			}
 			b.ReportAllocs()
 			for b.Loop() {
+				b.StopTimer() // packing has put the compressed records in place of these
+				i := 0
 				for _, q := range batch.order {
 					for _, c := range q.chunks {
-						c.wire = nil
+						c.buf, c.wire, c.codec = append(c.buf[:0], plain[i]...), nil, kafka.None
+						i++
 					}
 				}
+				b.StartTimer()
 				sealAll(b, p, batch)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/20_000, "ns/record")

@@ -9,7 +9,7 @@ func (b *Batch) SealedFor(id int64, epoch int16, sequence int32) []byte {
 		panic(err)
 	}
 	c := b.order[0].chunks[0]
-	if err := c.compress(x); err != nil {
+	if _, err := c.pack(x, nil); err != nil {
 		panic(err)
 	}
 	c.seal(id, epoch, sequence)

@@ -41,7 +41,7 @@ func (b *Batch) note(p *part) {
 // be only at its end (split, say) can so stand in records that are already encoded; it costs encoding these again. Not for
 // the partitions of AppendLast, whose records belong to no transaction.
 //
-// A record that is too large with its new header is a *TooLargeError; after any error the batch is good for Reset only.
+// It comes before the first Publish. A record that is too large with its new header is a *TooLargeError; after any error the batch is good for Reset only.
 func (b *Batch) AddHeader(m Mark, h Header) error {
 	if m.n == 0 || m.n != b.mark {
 		return errors.New("sink: the mark is not the batch's newest")
@@ -59,6 +59,11 @@ func (b *Batch) AddHeader(m Mark, h Header) error {
 }
 
 func (b *Batch) addHeader(p *part, h Header) error {
+	for _, c := range p.chunks[max(p.since.chunks-1, 0):] {
+		if c.packed() {
+			return errors.New("sink: the batch has been published already")
+		}
+	}
 	// Take the records since the mark off the part, then append each again.
 	s := p.since
 	var first, taken []*chunk

@@ -21,7 +21,7 @@ type Producer struct {
 	client *kafka.Client
 	cfg    Config
 	codec  kafka.Compression
-	packs  []*kafka.Compressor // one for each goroutine of pack
+	packs  []packer // one for each goroutine of pack
 
 	id        int64
 	epoch     int16
@@ -35,6 +35,12 @@ type Producer struct {
 	stats struct {
 		transactions, aborted, uncertain, inits, requests, retries, concurrent, unanswered, bytes, records atomic.Int64
 	}
+}
+
+// packer is what one goroutine of pack needs.
+type packer struct {
+	compressor *kafka.Compressor
+	scratch    []byte // a compressed chunk; the memory of a very large one is not kept
 }
 
 // state says what has to come before the next transaction.
@@ -82,7 +88,7 @@ func New(client *kafka.Client, cfg Config) (*Producer, error) {
 		if err != nil {
 			return nil, fmt.Errorf("sink: %w", err)
 		}
-		p.packs = append(p.packs, x)
+		p.packs = append(p.packs, packer{compressor: x})
 	}
 	return p, nil
 }

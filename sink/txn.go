@@ -135,9 +135,13 @@ func (p *Producer) pack(b *Batch) error {
 	errs := make([]error, workers)
 	var wg sync.WaitGroup
 	for w := range workers {
+		q := &p.packs[w]
 		work := func() {
 			for i := w; i < len(todo) && errs[w] == nil; i += workers {
-				errs[w] = todo[i].compress(p.packs[w])
+				q.scratch, errs[w] = todo[i].pack(q.compressor, q.scratch)
+			}
+			if cap(q.scratch) > 4*p.cfg.MaxChunkBytes {
+				q.scratch = nil
 			}
 		}
 		if w == workers-1 {
