@@ -44,9 +44,10 @@ bench: build
 	go test -run '^$$' -bench . -benchmem ./decode ./schema ./sink
 	go run ./bench
 
-# The crash test at full length; `make test` has 5 rounds of it. What it found is in build/soak.md.
+# The crash test and the one of flat memory at full length; `make test` has them small. What the first found is in build/soak.md.
 soak: fetch
-	WALFERRY_CRASH_ROUNDS=$(ROUNDS) WALFERRY_CRASH_SEED=$(SEED) $(COUNT) go test -count=1 -timeout 12h -run '^TestCrash$$' ./cmd/walferry
+	WALFERRY_CRASH_ROUNDS=$(ROUNDS) WALFERRY_CRASH_SEED=$(SEED) WALFERRY_MEMORY_FULL=1 \
+		$(COUNT) go test -count=1 -timeout 12h -run '^(TestCrash|TestFlatMemory)$$' ./cmd/walferry
 
 demo: build
 	build/walferry demo

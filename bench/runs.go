@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -154,7 +153,7 @@ func (b *bed) dsn() string {
 }
 
 // measured makes the figures of a program that has ended.
-func (b *bed) measured(slot string, done time.Time, state *os.ProcessState, peak float64) (figures, error) {
+func (b *bed) measured(slot string, done time.Time, state *os.ProcessState, peak int64) (figures, error) {
 	began, err := b.began(slot)
 	if err != nil {
 		return figures{}, err
@@ -163,7 +162,7 @@ func (b *bed) measured(slot string, done time.Time, state *os.ProcessState, peak
 	return figures{
 		Rate: float64(b.o.changes) / done.Sub(began).Seconds(),
 		CPU:  (state.UserTime() + state.SystemTime()).Seconds() / millions,
-		Peak: peak,
+		Peak: float64(peak) / (1 << 20),
 	}, nil
 }
 
@@ -199,10 +198,10 @@ func (b *bed) recvlogical(ctx context.Context, round int) (f figures, err error)
 		if err != nil {
 			return err
 		}
-		peak := 0.0
+		peak := int64(0)
 		for p.Running() {
-			if now, err := highWater(p.PID()); err == nil { // it may end at any time
-				peak = max(peak, now)
+			if now, err := p.PeakMemory(); err == nil { // it may end at any time
+				peak = now
 			}
 			select {
 			case <-p.Done():
@@ -298,7 +297,7 @@ admin: {listen: %[5]q, pprof: %[6]v}
 				return failed(err)
 			}
 		}
-		peak, err := highWater(p.PID())
+		peak, err := p.PeakMemory()
 		if err != nil {
 			return failed(err)
 		}
@@ -359,21 +358,6 @@ func fetchProfile(ctx context.Context, url, file string) error {
 		}
 		return os.WriteFile(file, b, 0o600)
 	}
-}
-
-// highWater is VmHWM in MiB, proc(5). The rusage of a child would not do: it has what this process used before exec.
-func highWater(pid int) (float64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kib, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(rest), " kB"))
-			return float64(kib) / 1024, err
-		}
-	}
-	return 0, fmt.Errorf("/proc/%d/status has no VmHWM", pid)
 }
 
 func freeAddr() (string, error) {

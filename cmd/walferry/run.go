@@ -50,9 +50,25 @@ happened to this pipeline, since that is what pg_upgrade makes of a server.`,
 	return cmd
 }
 
-// memoryLimit is what the garbage collector keeps to when GOMEMLIMIT says nothing: buffers of the stream and two batches
-// with their compressed forms stay far below it, so it binds only when rows are very large.
-const memoryLimit = 96 << 20
+const (
+	// memoryLimit is what the garbage collector keeps to where it can: buffers of the stream and two batches stay far below it,
+	// so it binds only when rows are very large.
+	memoryLimit = 96 << 20
+	// collectAt is how much garbage, in percent of what is in use, starts a collection. What is in use are the buffers,
+	// 8 MiB of frames and two batches of 8 MiB in up to twice as much; the way of a change makes no garbage, so halving
+	// Go's usual 100 takes a third off the peak and costs next to nothing.
+	collectAt = 50
+)
+
+// tuneMemory sets what the environment does not.
+func tuneMemory() {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(collectAt)
+	}
+}
 
 // startTimeout is how long servers may be out of reach at the very beginning before run gives up with an exit code. Once
 // something was delivered it goes on trying for ever.
@@ -69,9 +85,7 @@ type runOptions struct{ afterUpgrade, drain bool }
 // them ends. The pipeline is returned for what it says of itself afterwards.
 func (p *program) runPipeline(ctx context.Context, c *config.Config, o runOptions) (*pipeline.Pipeline, error) {
 	log := p.newLogger(c)
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
-	}
+	tuneMemory()
 	pc, err := pipelineConfig(c)
 	if err != nil {
 		return nil, err
