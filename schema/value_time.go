@@ -21,6 +21,8 @@ const (
 	// Postgres' range (src/include/datatype/timestamp.h): 4714-11-24 BC, Julian day 0, to 5874897-12-31.
 	firstDay = -2451545
 	lastDay  = 2145031948
+
+	endMicros = 9223371331200000000 // 294277-01-01, the first that is no timestamp any more
 )
 
 var errRange = &fault{reason: "the value is outside of the range that Postgres has"}
@@ -237,7 +239,7 @@ func appendMillis(dst []byte, micros int64) ([]byte, error) {
 	if micros == timeInfinity || micros == timeMinusInfinity {
 		return appendLong(dst, micros), nil
 	}
-	if micros < firstDay*dayMicros {
+	if micros < firstDay*dayMicros || micros >= endMicros {
 		return dst, errRange
 	}
 	millis := micros / 1000

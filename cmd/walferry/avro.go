@@ -267,9 +267,12 @@ func scalar(properties map[string]any, v any) any {
 			}
 			return time.Unix(int64(n)*86400, 0).UTC().Format("2006-01-02")
 		}
+		if logical == "time-millis" {
+			return clock(int64(n) * 1000)
+		}
 	case int64:
 		switch logical {
-		case "timestamp-micros", "local-timestamp-micros":
+		case "timestamp-micros", "local-timestamp-micros", "timestamp-millis":
 			switch n {
 			case math.MaxInt64:
 				return "infinity"
@@ -280,13 +283,12 @@ func scalar(properties map[string]any, v any) any {
 			if logical == "timestamp-micros" {
 				layout += "Z"
 			}
+			if logical == "timestamp-millis" { // of timestamps with and without a zone
+				return time.UnixMilli(n).UTC().Format(layout)
+			}
 			return time.UnixMicro(n).UTC().Format(layout)
 		case "time-micros":
-			s := time.UnixMicro(n).UTC().Format("15:04:05.999999")
-			if n == 86400e6 {
-				s = "24:00:00" // Postgres has it, clocks do not
-			}
-			return s
+			return clock(n)
 		}
 	case float32:
 		return float(float64(n))
@@ -300,6 +302,14 @@ func scalar(properties map[string]any, v any) any {
 	}
 
 	return v
+}
+
+// clock is a time of day, 24:00:00 included: Postgres has it, clocks do not.
+func clock(micros int64) string {
+	if micros == 86400e6 {
+		return "24:00:00"
+	}
+	return time.UnixMicro(micros).UTC().Format("15:04:05.999999")
 }
 
 // float writes what JSON has no number for as text.

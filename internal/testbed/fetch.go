@@ -34,6 +34,13 @@ func Fetch(ctx context.Context, progress io.Writer) error {
 	if _, err := installPython(ctx); err != nil {
 		errs = append(errs, err)
 	}
+	if hasNode() {
+		if _, err := installNode(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	} else {
+		_, _ = fmt.Fprintln(progress, "javascript: not tested; for it install Node.js and npm (Debian: apt-get install nodejs npm)")
+	}
 	jars, version, err := kafkaJars(ctx)
 	switch {
 	case err != nil:
