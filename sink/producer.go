@@ -140,6 +140,11 @@ func (p *Producer) Recover(ctx context.Context) error {
 	case fenced:
 		return ErrFenced
 	}
+	if p.cfg.MayRecover != nil {
+		if err := p.cfg.MayRecover(ctx); err != nil {
+			return fmt.Errorf("take producer id for %s again: %w", p.cfg.TransactionalID, err)
+		}
+	}
 	return p.initProducerID(ctx, p.id, p.epoch)
 }
 

@@ -28,6 +28,7 @@
 package sink
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -60,6 +61,10 @@ type Config struct {
 	// MaxRequestBytes bounds one produce request (the broker's socket.request.max.bytes is 100 MiB), one record batch at
 	// least. Default 16 MiB.
 	MaxRequestBytes int
+	// MayRecover, if set, is asked before each Recover; an error is Recover's. A producer that was replaced must not ask for its
+	// id again: a coordinator that has an open transaction of the new one ends that before it looks at the old epoch
+	// (TransactionCoordinator.prepareInitProducerIdTransition, state Ongoing), and the new one is fenced.
+	MayRecover func(context.Context) error
 }
 
 func (c *Config) validate() error {

@@ -150,6 +150,9 @@ func (c *Conn) identify(ctx context.Context) error {
 	return nil
 }
 
+// PID is the process id of the connection's server process: the walsender, once it streams.
+func (c *Conn) PID() int32 { return int32(c.pc.PID()) }
+
 // System returns what the server said about itself when the connection was made.
 func (c *Conn) System() System { return c.sys }
 

@@ -237,7 +237,12 @@ func buildBinary(t *testing.T, flags ...string) string {
 // launch starts a command of the binary. Its log is shown when the test fails.
 func launch(t *testing.T, binary, name string, env []string, args ...string) *proc.Process {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), name)
+	return launchTo(t, filepath.Join(t.TempDir(), name), binary, env, args...)
+}
+
+// launchTo is launch with a file for the log.
+func launchTo(t *testing.T, file, binary string, env []string, args ...string) *proc.Process {
+	t.Helper()
 	f, err := os.Create(file)
 	if err != nil {
 		t.Fatal(err)
@@ -261,7 +266,7 @@ func launch(t *testing.T, binary, name string, env []string, args ...string) *pr
 		if err != nil {
 			t.Log(err)
 		}
-		t.Logf("%s:\n%s", name, b[max(0, len(b)-6000):])
+		t.Logf("%s:\n%s", filepath.Base(file), b[max(0, len(b)-6000):])
 	})
 	return p
 }

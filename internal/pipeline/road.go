@@ -34,6 +34,7 @@ type session struct {
 	store     *store
 	saved     *checkpoint.State
 	confirmed pglogrepl.LSN // of the slot, when it was taken
+	walsender int32         // that holds the slot for us; 0 before
 	publisher *publisher
 	tables    map[*decode.Relation]*table
 	stopBy    time.Time
@@ -73,16 +74,11 @@ func (s *session) run(parent context.Context) (err error) {
 	s.system = s.cat.System()
 
 	s.health.step(stepKafka)
-	if s.producer, err = sink.New(s.kafka, s.cfg.Sink); err != nil {
+	producing := s.cfg.Sink
+	producing.MayRecover = s.holdsSlot
+	if s.producer, err = sink.New(s.kafka, producing); err != nil {
 		return err
 	}
-	defer func() {
-		c, done := context.WithTimeout(context.WithoutCancel(parent), time.Second)
-		defer done()
-		if cerr := s.producer.Close(c); cerr != nil {
-			s.log.Debug("close producer", "error", cerr)
-		}
-	}()
 	if err := s.bounded(ctx, func(ctx context.Context) error {
 		_, err := s.producer.EnsureTopic(ctx, s.cfg.Checkpoint)
 		return err
@@ -105,7 +101,17 @@ func (s *session) run(parent context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	s.walsender = conn.PID()
 	defer func() {
+		// While the slot is ours. Where Kafka or the server is what ended the session, the next holder of the slot ends what
+		// is open.
+		if !is[*stallError](err) && !is[*source.ServerShutdownError](err) {
+			c, done := context.WithTimeout(context.WithoutCancel(parent), time.Second)
+			if cerr := s.producer.Close(c); cerr != nil {
+				s.log.Debug("close producer", "error", cerr)
+			}
+			done()
+		}
 		c, done := context.WithTimeout(context.WithoutCancel(parent), 2*time.Second)
 		defer done()
 		if cerr := stream.Close(c); cerr != nil && err == nil {
@@ -150,6 +156,21 @@ func (s *session) bounded(ctx context.Context, f func(context.Context) error) er
 		return fmt.Errorf("%w: %w", stall, err)
 	}
 	return err
+}
+
+// holdsSlot is asked before the producer takes its id anew. An instance that stood still may have been replaced without knowing.
+func (s *session) holdsSlot(ctx context.Context) error {
+	if s.walsender == 0 {
+		return nil // a first start, under the advisory lock
+	}
+	slot, err := s.cat.SlotInfo(ctx)
+	if err != nil {
+		return err
+	}
+	if slot.ActivePID != s.walsender {
+		return fmt.Errorf("the slot is not held by our walsender %d any more, but by %d", s.walsender, slot.ActivePID)
+	}
+	return nil
 }
 
 // aborted is told of every transaction that did not end at the first try.

@@ -29,6 +29,8 @@ const (
 	Hold
 	// HoldAnswer lets the broker answer and passes the answer on at Release. The connection stays.
 	HoldAnswer
+	// Keep keeps the request for Release, which sends it to the broker late. The connection stays.
+	Keep
 	// Swallow never passes the request on and keeps the connection, as a broker does that hangs.
 	Swallow
 	// Delay passes the request on after Rule.Delay.
@@ -160,6 +162,29 @@ func (f *Faults) Close() {
 	f.wg.Wait()
 }
 
+// Serve lets clients of other processes through the faults: each connection to l becomes one to the broker, which must give
+// l's address as its own (advertised.listeners). It returns when l is closed, and its connections end with Close.
+func (f *Faults) Serve(l net.Listener, broker string) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		near, err := f.Dial(context.Background(), "tcp", broker)
+		if err != nil {
+			_ = c.Close() // the client finds the broker away
+			continue
+		}
+		for _, way := range [][2]net.Conn{{c, near}, {near, c}} {
+			f.wg.Go(func() {
+				_, _ = io.Copy(way[0], way[1]) // ends with either connection
+				_ = c.Close()
+				_ = near.Close()
+			})
+		}
+	}
+}
+
 // Dial connects to a broker through the faults.
 func (f *Faults) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	broker, err := f.Dialer.DialContext(ctx, network, address)
@@ -268,6 +293,14 @@ func (p *proxied) requests() {
 				return
 			}
 			return // answers reads what comes, and closes
+		case Keep:
+			p.note(id, x)
+			x.strikes()
+			select {
+			case <-x.release:
+			case <-p.f.closed:
+				return
+			}
 		case Delay:
 			x.strikes()
 			select {
