@@ -64,7 +64,7 @@ func (e *SlotMissingError) Unwrap() error { return e.err }
 
 // Hint implements [Hinter].
 func (e *SlotMissingError) Hint() string {
-	return "a first start creates it; after that a missing slot is a gap in the stream, and only `walferry recover` goes on from there"
+	return "a first start creates it; after that a missing slot is a gap in the stream, and `walferry recover --new-slot` goes on from there"
 }
 
 // SlotLostError says that the slot exists and cannot be read any more: its WAL was removed or it was invalidated.
@@ -81,7 +81,7 @@ func (e *SlotLostError) Unwrap() error { return e.err }
 
 // Hint implements [Hinter].
 func (e *SlotLostError) Hint() string {
-	return "the server no longer has the WAL this slot needs, so changes are missing; raise max_slot_wal_keep_size (or idle_replication_slot_timeout), then use `walferry recover` to start again with a new slot and a new copy"
+	return "the server no longer has the WAL this slot needs, so changes are missing; raise max_slot_wal_keep_size (or idle_replication_slot_timeout), then `walferry recover --new-slot` begins anew: what was committed in between is never published"
 }
 
 // SlotOlderThanPublicationError says that the slot's position lies before the publication was created, where the server does
@@ -98,7 +98,7 @@ func (e *SlotOlderThanPublicationError) Unwrap() error { return e.err }
 
 // Hint implements [Hinter].
 func (e *SlotOlderThanPublicationError) Hint() string {
-	return fmt.Sprintf("a publication must be there before its slot and be altered, never dropped and created again; drop the slot (SELECT pg_drop_replication_slot(%s)) and start again, which is a gap that `walferry recover` closes", quoteLiteral(e.Slot))
+	return fmt.Sprintf("a publication must be there before its slot and be altered, never dropped and created again; `walferry recover --new-slot` makes the slot anew: what was committed since %s was last read is never published", e.Slot)
 }
 
 // PublicationMissingError says that the publication does not exist.

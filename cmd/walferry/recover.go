@@ -103,17 +103,27 @@ func (r *recovery) read(ctx context.Context, until int64) error {
 	if until < 0 {
 		return nil
 	}
-	return within(exitKafka, r.client.Replay(ctx, r.config.Checkpoint.Topic, 0, until, func(rec kafka.Record) error {
+	broken := map[string]error{}
+	err := r.client.Replay(ctx, r.config.Checkpoint.Topic, 0, until, func(rec kafka.Record) error {
 		if rec.Value == nil {
 			delete(r.keys, string(rec.Key))
 		} else {
 			r.keys[string(rec.Key)] = bytes.Clone(rec.Value)
 		}
 		if err := r.state.Apply(rec.Key, rec.Value); err != nil {
-			r.broken = err
+			broken[string(rec.Key)] = err
+		} else {
+			delete(broken, string(rec.Key))
 		}
 		return nil
-	}))
+	})
+	for _, err := range broken {
+		// A newer version's record decides: only that version may mend the rest.
+		if r.broken == nil || is[*checkpoint.FutureError](err) {
+			r.broken = err
+		}
+	}
+	return within(exitKafka, err)
 }
 
 // show compares without touching anything. What only the stream can tell (whether
@@ -300,6 +310,7 @@ func (r *recovery) acceptPartitions(ctx context.Context, topic string) error {
 // replace writes a checkpoint in place of what is there. What was saved of tables is
 // kept where it is of this database, and goes with what cannot be read.
 func (r *recovery) replace(ctx context.Context, next *checkpoint.Checkpoint) error {
+	end := r.cat.System().WALEnd
 	return r.write(ctx, func() ([]record, error) {
 		value, err := checkpoint.AppendCheckpoint(nil, next)
 		if err != nil {
@@ -311,12 +322,20 @@ func (r *recovery) replace(ctx context.Context, next *checkpoint.Checkpoint) err
 			return nil, r.broken // a newer version knows more; it shall do this
 		}
 		old := r.state.Checkpoint
-		if r.broken == nil && (old == nil || old.SystemID == next.SystemID) {
+		if r.broken != nil || old != nil && old.SystemID != next.SystemID {
+			for key := range r.keys {
+				if key != checkpoint.Key && key != checkpoint.SessionKey {
+					out = append(out, record{[]byte(key), nil})
+				}
+			}
 			return out, nil
 		}
-		for key := range r.keys {
-			if key != checkpoint.Key && key != checkpoint.SessionKey {
-				out = append(out, record{[]byte(key), nil})
+		// What was saved of tables at places that the server's history has not reached, or not any more, is of another one.
+		for _, versions := range r.state.Relations {
+			for _, v := range versions {
+				if v.Start.Commit >= end {
+					out = append(out, record{checkpoint.AppendRelationKey(nil, v), nil})
+				}
 			}
 		}
 		return out, nil
@@ -362,8 +381,15 @@ func (r *recovery) write(ctx context.Context, records func() ([]record, error)) 
 	if err != nil {
 		return err
 	}
-	_, err = publish(ctx, producer, topic, list)
-	return err
+	if _, err = publish(ctx, producer, topic, list); err != nil {
+		return err
+	}
+	// A commit is answered before its markers are written, and without them the next start, which looks before it fences,
+	// would find what was there before. InitProducerID waits for them.
+	if err := producer.Init(ctx); err != nil {
+		return within(exitKafka, fmt.Errorf("wait for the commit to be visible: %w", err))
+	}
+	return nil
 }
 
 // publish commits records of the checkpoint topic. They may be there twice, since
