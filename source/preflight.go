@@ -249,3 +249,42 @@ func (c *Catalog) preflightTables(ctx context.Context, add adder, failed func(st
 		}
 	}
 }
+
+// A Column names one.
+type Column struct{ Schema, Table, Column string }
+
+// OddTimes returns the published columns of dates and times that hold what many languages have no value for, as far as the
+// server's statistics show it: infinity, years before 1 and after 9999, 24:00:00.
+func (c *Catalog) OddTimes(ctx context.Context, tables []Table) ([]Column, error) {
+	var oids []uint32
+	for i := range tables {
+		oids = append(oids, tables[i].OID)
+	}
+	var out []Column
+	err := c.on(ctx, &c.ask, "look at statistics of times", func(conn *pgx.Conn) error {
+		out = nil
+		// A partitioned table's own statistics are mostly missing: those of its leaves count for it.
+		rows, err := conn.Query(ctx, `SELECT DISTINCT n.nspname::text, c.relname::text, a.attname::text
+			FROM unnest($1::oid[]) AS root LEFT JOIN LATERAL pg_partition_tree(root) AS leaf ON true
+			JOIN pg_class l ON l.oid = coalesce(leaf.relid, root) JOIN pg_namespace ln ON ln.oid = l.relnamespace
+			JOIN pg_class c ON c.oid = root JOIN pg_namespace n ON n.oid = c.relnamespace
+			JOIN pg_attribute a ON a.attrelid = l.oid JOIN pg_type t ON t.oid = a.atttypid
+			JOIN pg_stats s ON s.schemaname = ln.nspname AND s.tablename = l.relname AND s.attname = a.attname
+			WHERE coalesce(nullif(t.typbasetype, 0), t.oid) IN ('date'::regtype, 'time'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype)
+			AND concat(s.most_common_vals, ' ', s.histogram_bounds) ~ 'infinity| BC|[0-9]{5,}-|24:00:00' ORDER BY 1, 2, 3`, oids)
+		if err != nil {
+			return err
+		}
+		var col Column
+		_, err = pgx.ForEachRow(rows, []any{&col.Schema, &col.Table, &col.Column}, func() error {
+			if slices.ContainsFunc(tables, func(t Table) bool {
+				return t.Schema == col.Schema && t.Name == col.Table && slices.Contains(t.Columns, col.Column)
+			}) {
+				out = append(out, col)
+			}
+			return nil
+		})
+		return err
+	})
+	return out, err
+}

@@ -430,6 +430,22 @@ func TestServer(t *testing.T) {
 					t.Fatalf("explained as %v", err)
 				}
 			})
+
+			// Last, because the streams above count every transaction.
+			t.Run("odd times", func(t *testing.T) {
+				pg.Exec(testbed.Owner, `INSERT INTO parts VALUES (1, '2026-02-03')`, `CREATE DOMAIN day AS date`,
+					`CREATE TABLE times (id int PRIMARY KEY, d day, o date, t time, z timestamptz, y timestamp, n timestamp)`,
+					`INSERT INTO times SELECT n, 'infinity', '2024-02-29', '24:00', '10000-01-01 00:00+00', '0044-03-15 BC', NULL FROM generate_series(1, 9) n`,
+					`ALTER PUBLICATION `+pubName+` ADD TABLE times`, `ANALYZE`)
+				tables, err := cat.Tables(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				odd, err := cat.OddTimes(ctx, tables)
+				if want := []Column{{"public", "times", "d"}, {"public", "times", "t"}, {"public", "times", "y"}, {"public", "times", "z"}}; err != nil || !slices.Equal(odd, want) {
+					t.Errorf("odd times %v, %v", odd, err)
+				}
+			})
 		})
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -17,6 +18,7 @@ import (
 
 	"walferry/internal/config"
 	"walferry/internal/kafka"
+	"walferry/schema"
 	"walferry/source"
 )
 
@@ -110,7 +112,24 @@ func checkPostgres(ctx context.Context, c *config.Config) ([]finding, []source.T
 		}
 		return f.list, nil
 	}
+	odd, err := cat.OddTimes(ctx, tables)
+	if err != nil {
+		f.add("times", source.Fail, err.Error(), hint(err))
+	}
+	checkTimes(f, c, odd)
 	return f.list, tables
+}
+
+// checkTimes warns of columns whose values a reader in another language can fail on.
+func checkTimes(f *findings, c *config.Config, odd []source.Column) {
+	for _, x := range odd {
+		o := c.SchemaOptions(x.Schema, x.Table, "", "", "")
+		if how := cmp.Or(o.Columns[x.Column].Time, o.Time); how == schema.TimePlain || how == schema.TimeISO {
+			continue
+		}
+		f.add("times", source.Warn, fmt.Sprintf("column %s.%s.%s holds infinity, a year before 1 or after 9999, or 24:00:00: Python's Avro readers raise an error there, others read another day",
+			x.Schema, x.Table, x.Column), "set time: plain or time: iso for it in schema.columns, unless your readers are made for it")
+	}
 }
 
 func checkKafka(ctx context.Context, c *config.Config, tables []source.Table) []finding {
