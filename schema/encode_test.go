@@ -414,6 +414,40 @@ func BenchmarkAppendValue(b *testing.B) {
 	}
 }
 
+// BenchmarkAppendTypes is of types that are made of others, each alone in a row.
+func BenchmarkAppendTypes(b *testing.B) {
+	for _, oid := range []uint32{1007, 20005, 20007, 3904, 3910, 20010, 3615} {
+		for _, choice := range everyChoice[:2] {
+			var l literal
+			for _, l = range literals {
+				if l.oid == oid {
+					break
+				}
+			}
+			ty := resolveTest(l.oid, l.mod, choice)
+			value, text := unhex(b, l.bin), []byte(l.text)
+			name := ty.name + "/" + map[bool]string{true: "otherwise", false: "default"}[choice.Range != ""]
+			for form, f := range map[string]func(dst []byte) ([]byte, error){
+				"binary": func(dst []byte) ([]byte, error) { return ty.bin(benchScratch, ty, dst, value) },
+				"text":   func(dst []byte) ([]byte, error) { return ty.text(benchScratch, ty, dst, text) },
+			} {
+				b.Run(name+"/"+form, func(b *testing.B) {
+					var dst []byte
+					var err error
+					b.ReportAllocs()
+					for b.Loop() {
+						if dst, err = f(dst[:0]); err != nil {
+							b.Fatal(err)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+var benchScratch = new(scratch)
+
 func BenchmarkAppendKey(b *testing.B) {
 	e := mustEncoder(b, orders(decode.IdentityDefault), nil, testOptions())
 	c := &decode.Change{Op: decode.Insert, New: orderBinary()}
