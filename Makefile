@@ -41,7 +41,7 @@ fmt:
 
 # bench/README.md says what is measured and how.
 bench: build
-	go test -run '^$$' -bench . -benchmem ./decode ./schema ./sink
+	go test -run '^$$' -bench . -benchmem ./decode ./schema ./sink ./internal/pipeline
 	go run ./bench
 
 # The crash test and the one of flat memory at full length; `make test` has them small. What the first found is in build/soak.md.

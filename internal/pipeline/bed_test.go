@@ -28,12 +28,16 @@ type registrar struct {
 	ids   map[string]int32
 	avr   map[int32]string
 	asked int
+	err   error // what every question is answered with, if set
 }
 
 func (r *registrar) Register(_ context.Context, subject, avro string) (int32, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.asked++
+	if r.err != nil {
+		return 0, r.err
+	}
 	if r.ids == nil {
 		r.ids, r.avr = map[string]int32{}, map[int32]string{}
 	}

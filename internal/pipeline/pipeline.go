@@ -27,6 +27,7 @@ import (
 	"walferry/checkpoint"
 	"walferry/internal/kafka"
 	"walferry/schema"
+	"walferry/schema/registry"
 	"walferry/sink"
 	"walferry/source"
 )
@@ -203,7 +204,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	}
 }
 
-// errStopped ends a wait between two sessions: Stop was called, and nothing is under way.
+// errStopped ends a start, or a wait between two sessions: Stop was called, and nothing is under way.
 var errStopped = errors.New("stopped")
 
 // between waits between two sessions, the first of which ended with err: for what it missed, and a moment.
@@ -355,7 +356,7 @@ func retryable(err error) bool {
 		!errors.Is(err, errCheckpointForeign) && !is[*NothingToDrainError](err) &&
 		!is[*StopError](err) && !is[*schema.ValueError](err) && !is[*schema.CollisionError](err) &&
 		!is[*sink.FatalError](err) && !is[*sink.TooLargeError](err) && !is[*sink.TopicMismatchError](err) &&
-		!is[*PartitionsChangedError](err) && !is[*KeylessError](err) && !is[*RefusedSchemaError](err) &&
+		!is[*PartitionsChangedError](err) && !is[*KeylessError](err) && !is[*RefusedSchemaError](err) && !is[*registry.AuthError](err) &&
 		!is[*source.WrongPasswordError](err) && !is[*source.CertificateError](err) && !is[*source.NoReplicationPrivilegeError](err) && !is[*source.WALLevelError](err) &&
 		!is[*source.UnsupportedVersionError](err) && !is[*source.PublicationMissingError](err) &&
 		!is[*source.PublicationPrivilegeError](err) && !is[*source.TableMissingError](err) && !is[*source.ColumnError](err) &&

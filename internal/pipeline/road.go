@@ -38,6 +38,7 @@ type session struct {
 	publisher *publisher
 	tables    map[*decode.Relation]*table
 	stopBy    time.Time
+	steadied  chan struct{} // closed when the loop takes over, which hears of a stop itself
 }
 
 // run is a session: the start road, then the loop. The road, and every uncertain error comes back to its beginning:
@@ -57,6 +58,19 @@ func (s *session) run(parent context.Context) (err error) {
 		}
 	}()
 	s.cancel = cancel
+	s.steadied = make(chan struct{})
+	go func() {
+		select {
+		case <-s.stop:
+			select {
+			case <-s.steadied:
+			default:
+				cancel(errStopped)
+			}
+		case <-s.steadied:
+		case <-ctx.Done():
+		}
+	}()
 	s.source = s.cfg.Source
 	s.source.TextMode = s.textMode
 	s.tables = map[*decode.Relation]*table{}
@@ -548,6 +562,7 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 	s.log.Info("streaming", "slot", s.source.Slot, "system_id", s.system.ID, "timeline", s.system.Timeline,
 		"witness", cp.Witness.Commit.String(), "instance", s.cfg.Session.Instance)
 	hit("streaming")
+	close(s.steadied)
 	return l.run(ctx)
 }
 

@@ -13,6 +13,7 @@ import (
 	"walferry/checkpoint"
 	"walferry/internal/kafka"
 	"walferry/internal/testbed"
+	"walferry/schema/registry"
 	"walferry/sink"
 	"walferry/sink/sinktest"
 	"walferry/source"
@@ -285,6 +286,25 @@ func TestStartStalls(t *testing.T) {
 		})
 	}
 	b.t = t
+
+	// One that is asked to stop while it waits has nothing to drain.
+	b.adjust = func(c *Config) { c.StallLimit, c.DrainTimeout = time.Hour, time.Hour }
+	x := faults.Inject(sinktest.Rule{API: protocol.InitProducerId, Action: sinktest.Swallow})
+	r := b.start()
+	within(t, "the fault", x.Struck())
+	r.drain(t)
+	faults.Clear()
+	faults.CutAll()
+
+	// And a registry that wants other credentials is no registry that will answer.
+	b.registry.err = fmt.Errorf("register: %w", &registry.AuthError{URL: "http://registry", Status: 401})
+	pg.Exec(testbed.Owner, `CREATE TABLE other (id int PRIMARY KEY)`, `ALTER PUBLICATION walferry_hang ADD TABLE other`)
+	r = b.start()
+	r.first(t)
+	pg.Exec(testbed.Owner, `INSERT INTO other VALUES (1)`)
+	if err := r.ended(t); !is[*registry.AuthError](err) {
+		t.Errorf("ended with %v", err)
+	}
 }
 
 // TestFirstStartTogether: ⚔ of two instances at the very first start one makes the slot. The other waits, wherever the first

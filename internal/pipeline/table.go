@@ -16,6 +16,7 @@ import (
 	"walferry/checkpoint"
 	"walferry/decode"
 	"walferry/schema"
+	"walferry/schema/registry"
 	"walferry/sink"
 	"walferry/source"
 )
@@ -299,12 +300,12 @@ func (l *loop) register(ctx context.Context, subject, avro string) (int32, error
 	if _, err := schema.Compile(avro); err != nil {
 		return 0, fmt.Errorf("schema of subject %s: %w", subject, err)
 	}
-	registry := l.registry
+	registrar := l.registry
 	ctx, done := context.WithTimeoutCause(ctx, l.cfg.StallLimit, &stallError{
 		step: stepRegistry, err: errRegistryStalled,
 		// The same question: registering twice gives one id, and the next session finds it at hand.
 		ask: func(ctx context.Context) error {
-			if _, err := registry.Register(ctx, subject, avro); err != nil && !refused(err) {
+			if _, err := registrar.Register(ctx, subject, avro); err != nil && !refused(err) {
 				return err
 			}
 			return nil
@@ -312,12 +313,15 @@ func (l *loop) register(ctx context.Context, subject, avro string) (int32, error
 	})
 	defer done()
 	for attempt := 0; ; attempt++ {
-		id, err := registry.Register(ctx, subject, avro)
+		id, err := registrar.Register(ctx, subject, avro)
 		if err == nil {
 			return id, nil
 		}
 		if ctx.Err() != nil {
 			return 0, fmt.Errorf("register subject %s: %w (%w)", subject, context.Cause(ctx), err)
+		}
+		if is[*registry.AuthError](err) {
+			return 0, err
 		}
 		if refused(err) {
 			return 0, &RefusedSchemaError{Subject: subject, Err: err}
