@@ -491,6 +491,49 @@ func TestBatchMemory(t *testing.T) {
 }
 
 // TestAddHeaderTooLate: packing has put the compressed records in place of the records.
+// TestCut holds that what is cut was never there: records that follow are encoded as if they came right behind the mark.
+func TestCut(t *testing.T) {
+	for seed := range uint64(20) {
+		r := rand.New(rand.NewPCG(seed, 6))
+		p := offline(t, "none", map[string]TopicInfo{"s": {MaxMessageBytes: 2000, CompressionType: "producer"}})
+		b := p.NewBatch()
+		want := map[TopicPartition][]plain{}
+		n := 0
+		fill := func(count int, kept bool) {
+			for range count {
+				tp := TopicPartition{Topic: "s", Partition: int32(r.IntN(4))}
+				rec := random(r, 200)
+				if err := b.Append(tp.Topic, tp.Partition, time.UnixMilli(rec.Time), rec.Key, rec.Value, rec.Headers); err != nil {
+					t.Fatal(err)
+				}
+				if kept {
+					want[tp] = append(want[tp], rec)
+					n++
+				}
+			}
+		}
+		fill(r.IntN(60), true)
+		old := b.Mark()
+		m := b.Mark()
+		bytes := b.Bytes()
+		for range 2 {
+			fill(r.IntN(60), false)
+			if err := b.Cut(old); err == nil {
+				t.Fatal("cut at a mark that is not the newest")
+			}
+			if err := b.Cut(m); err != nil {
+				t.Fatal(err)
+			}
+			if b.Records() != n || b.Bytes() != bytes {
+				t.Fatalf("seed %d: %d records in %d bytes, want %d in %d", seed, b.Records(), b.Bytes(), n, bytes)
+			}
+		}
+		fill(r.IntN(60), true)
+		sealAll(t, p, b)
+		compare(t, contents(t, b), want)
+	}
+}
+
 func TestAddHeaderTooLate(t *testing.T) {
 	p := offline(t, "lz4", nil)
 	b := p.NewBatch()

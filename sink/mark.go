@@ -3,6 +3,7 @@ package sink
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 
 	"walferry/internal/kafka"
 )
@@ -55,6 +56,42 @@ func (b *Batch) AddHeader(m Mark, h Header) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// Cut takes every record appended since the newest mark, m, away again, but for those of AppendLast. It comes before the
+// first Publish.
+func (b *Batch) Cut(m Mark) error {
+	if m.n == 0 || m.n != b.mark {
+		return errors.New("sink: the mark is not the batch's newest")
+	}
+	for _, p := range b.order {
+		s := p.since
+		if s.mark != b.mark || p.last {
+			continue
+		}
+		for i, c := range p.chunks[s.chunks:] {
+			p.chunks[s.chunks+i] = nil
+			b.bytes -= len(c.buf)
+			b.records -= int(c.count)
+			c.reset()
+			b.free = append(b.free, c)
+		}
+		p.chunks, p.since = p.chunks[:s.chunks], position{}
+		if s.chunks == 0 {
+			continue
+		}
+		if c := p.chunks[s.chunks-1]; len(c.buf) > s.size {
+			if c.packed() {
+				return errors.New("sink: the batch has been published already")
+			}
+			b.bytes -= len(c.buf) - s.size
+			b.records -= int(c.count - s.count)
+			c.buf, c.count, c.maxTime = c.buf[:s.size], s.count, s.maxTime
+		}
+	}
+	b.order = slices.DeleteFunc(b.order, func(p *part) bool { return len(p.chunks) == 0 })
+	b.current = nil
 	return nil
 }
 

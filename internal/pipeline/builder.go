@@ -61,6 +61,12 @@ func (b *builder) beginPart() {
 	b.txRecords, b.txMark = 0, b.batch.Mark()
 }
 
+// abandon takes the records of the open transaction out of the batch again.
+func (b *builder) abandon() error {
+	b.txRecords = 0
+	return b.batch.Cut(b.txMark)
+}
+
 // end closes the transaction. When it was split, the records of its last part say so.
 func (b *builder) end() error {
 	b.sequence = b.tx.Commit

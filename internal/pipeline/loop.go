@@ -44,8 +44,9 @@ type loop struct {
 	oldest      time.Time         // commit time of the first transaction in it
 	whole       checkpoint.Witness
 	position    checkpoint.Position
-	generations map[uint32]uint32 // as the checkpoint had them: of each table's first copy
-	parts       int               // parts of the open transaction already published
+	before      checkpoint.Position // where it was at the open transaction's Begin
+	generations map[uint32]uint32   // as the checkpoint had them: of each table's first copy
+	parts       int                 // parts of the open transaction already published
 	results     chan outcome
 	inFlight    time.Time // since when a transaction is in flight; zero when none is
 	flying      time.Time // commit time of the first source transaction in flight
@@ -91,7 +92,7 @@ func (l *loop) run(ctx context.Context) error {
 			err := l.consume(ctx, b)
 			b.Release()
 			if err != nil {
-				return err
+				return l.leave(ctx, err)
 			}
 		case o := <-l.results:
 			if err := l.settled(o); err != nil {
@@ -153,6 +154,28 @@ func (l *loop) tick(ctx context.Context, now time.Time) error {
 	return nil
 }
 
+// leave publishes the whole transactions before the one that err stops the stream at, if trying again will not mend it. So
+// the stream stands right before it, and what came earlier need not wait until somebody has mended it.
+func (l *loop) leave(ctx context.Context, err error) error {
+	if retryable(err) || !l.inTx || l.wholes == 0 {
+		return err
+	}
+	if aerr := l.builder.abandon(); aerr != nil {
+		return errors.Join(err, aerr)
+	}
+	l.inTx, l.position = false, l.before
+	if ierr := l.idle(ctx); ierr != nil {
+		return errors.Join(err, ierr)
+	}
+	if serr := l.start(ctx); serr != nil {
+		return errors.Join(err, serr)
+	}
+	if ierr := l.idle(ctx); ierr != nil {
+		return errors.Join(err, ierr)
+	}
+	return err
+}
+
 // consume takes every frame of a block into the batch. It waits for the transaction in flight when the batch is full in the
 // middle of a block.
 func (l *loop) consume(ctx context.Context, blk *source.Block) error {
@@ -201,7 +224,7 @@ func (l *loop) begin(e *decode.Begin) error {
 	if err != nil {
 		return err
 	}
-	l.inTx, l.drop, l.parts = true, a, 0
+	l.inTx, l.drop, l.parts, l.before = true, a, 0, l.position
 	if a == checkpoint.DropUpTo {
 		l.parts = l.gate.Part()
 	}

@@ -452,3 +452,49 @@ func TestKeylessCompacted(t *testing.T) {
 	}
 	r.drain(t)
 }
+
+// TestStopsBefore: a row that cannot be published stops the stream right before its transaction. What came before is
+// published, though it stands in the same block of the stream and the same batch; and the way on that the error names works.
+func TestStopsBefore(t *testing.T) {
+	pg := testbed.Postgres(t, "")
+	b := newBed(t, pg, testbed.Kafka(t), "before")
+	pg.Exec(testbed.Owner, `CREATE TABLE item (id int PRIMARY KEY, n numeric(5,2))`)
+	b.publish("item")
+	r := b.start()
+	r.first(t)
+	r.drain(t)
+	pg.Exec(testbed.Owner, `INSERT INTO item VALUES (1, 1.5)`, `INSERT INTO item VALUES (2, 2.5)`,
+		`BEGIN; INSERT INTO item VALUES (3, 3.5); INSERT INTO item VALUES (4, 'NaN'); COMMIT`, `INSERT INTO item VALUES (5, 5.5)`)
+	ids := func() string {
+		var ids []string
+		for _, e := range b.all("item") {
+			ids = append(ids, fmt.Sprint(e.at("after", "id")))
+		}
+		slices.Sort(ids)
+		return strings.Join(ids, " ")
+	}
+	for range 2 { // trying again changes nothing
+		r = b.start()
+		var stop *StopError
+		if err := r.ended(t); !errors.As(err, &stop) || stop.Key != "id=4" || stop.Remedy == "" {
+			t.Fatalf("ended with %v", err)
+		}
+		if got := ids(); got != "1 2" {
+			t.Fatalf("before the row stand %q", got)
+		}
+	}
+	b.adjust = func(c *Config) {
+		options := c.SchemaOptions
+		c.SchemaOptions = func(s, table, db, systemID string) schema.Options {
+			o := options(s, table, db, systemID)
+			o.Numeric = schema.NumericString
+			return o
+		}
+	}
+	r = b.start()
+	b.caughtUp(r)
+	if got := ids(); got != "1 2 3 4 5" {
+		t.Errorf("after the remedy: %q", got)
+	}
+	r.drain(t)
+}
