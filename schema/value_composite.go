@@ -6,7 +6,8 @@ import (
 
 var errStale = &fault{
 	reason: "the value is of another version of its type than the description says",
-	remedy: "the type was changed since its description was read; start again",
+	remedy: "the type was changed after this row was written: change it back until the row is published, or exclude the column; " +
+		"with the event trigger (`walferry setup --ddl-trigger`) descriptions come in the order of the rows",
 	stale:  true,
 }
 

@@ -136,8 +136,17 @@ func appendLSN(d []byte, l pglogrepl.LSN) []byte {
 }
 
 // change appends the records of one row. With drop it appends none and only counts, which keeps the order numbers of
-// a replayed transaction the same.
+// a replayed transaction the same. After a *schema.ValueError all is as before, so that it can be called again.
 func (b *builder) change(t *table, c *decode.Change, drop bool) error {
+	all, tables, tx := b.events, t.events, t.tx
+	err := b.apply(t, c, drop)
+	if err != nil {
+		b.events, t.events, t.tx = all, tables, tx
+	}
+	return err
+}
+
+func (b *builder) apply(t *table, c *decode.Change, drop bool) error {
 	switch c.Op {
 	case decode.Insert:
 		return b.event(t, c, 'c', drop)
@@ -191,6 +200,13 @@ func (b *builder) event(t *table, c *decode.Change, op byte, drop bool) error {
 // the two keys: record writes every record's own key into b.key, so the new one moves aside, and leaves b.oldKey alone.
 func (b *builder) move(t *table, c *decode.Change, drop bool) error {
 	b.newKey = append(b.newKey[:0], b.key...)
+	if !drop {
+		// The second record must not fail when the first is there.
+		var err error
+		if b.value, err = t.enc.AppendValue(b.value[:0], c, 'c', &b.meta); err != nil {
+			return err
+		}
+	}
 	if err := b.remove(t, c, drop, b.newKey); err != nil {
 		return err
 	}

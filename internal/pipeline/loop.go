@@ -269,7 +269,18 @@ func (l *loop) change(ctx context.Context, c *decode.Change) error {
 			return err
 		}
 	}
-	if err := l.builder.change(t, c, drop); err != nil {
+	err = l.builder.change(t, c, drop)
+	if value, ok := errors.AsType[*schema.ValueError](err); ok && value.Stale {
+		newer, aerr := l.again(ctx, c.Relation, c.Position)
+		if aerr != nil {
+			return aerr
+		}
+		if newer != nil {
+			t = newer
+			err = l.builder.change(t, c, drop)
+		}
+	}
+	if err != nil {
 		return l.stopAt(t, c, err)
 	}
 	if !drop {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -100,10 +101,20 @@ func (l *loop) table(ctx context.Context, rel *decode.Relation, at decode.Positi
 		l.tables[rel] = nil
 		return nil, nil
 	}
-	t, err := l.newTable(ctx, rel, at)
+	before, err := l.newest(rel.ID, at)
+	if err != nil {
+		return nil, err
+	}
+	t, err := l.newTable(ctx, rel, before, at)
 	if err != nil {
 		return nil, fmt.Errorf("table %s: %w", rel, err)
 	}
+	l.keep(rel, t)
+	return t, nil
+}
+
+// keep puts a table in the place of every older version of it.
+func (l *loop) keep(rel *decode.Relation, t *table) {
 	for old, v := range l.tables {
 		if v != nil && old.ID == rel.ID {
 			if v.tx == l.builder.tx.Commit {
@@ -113,14 +124,39 @@ func (l *loop) table(ctx context.Context, rel *decode.Relation, at decode.Positi
 		}
 	}
 	l.tables[rel] = t
-	return t, nil
 }
 
-func (l *loop) newTable(ctx context.Context, rel *decode.Relation, at decode.Position) (*table, error) {
-	before, err := l.newest(rel.ID, at)
+// again makes a table from the catalog of now, for a row whose values are of another version of their types than what it was
+// made from. Nil when that says nothing new.
+func (l *loop) again(ctx context.Context, rel *decode.Relation, at decode.Position) (*table, error) {
+	desc, err := l.cat.Describe(ctx, rel.ID)
+	if is[*source.TableMissingError](err) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
+	before, err := l.newest(rel.ID, at)
+	if err != nil || before != nil && reflect.DeepEqual(before.Descriptor, desc) {
+		return nil, err
+	}
+	facts := relationRecord{Descriptor: desc}
+	if before != nil {
+		facts = *before
+		facts.Descriptor = desc
+	}
+	facts.Facts = true
+	t, err := l.newTable(ctx, rel, &facts, at)
+	if err != nil {
+		return nil, fmt.Errorf("table %s: %w", rel, err)
+	}
+	l.keep(rel, t)
+	return t, nil
+}
+
+// newTable makes the table of a relation version from the newest saved version before it, nil for none.
+func (l *loop) newTable(ctx context.Context, rel *decode.Relation, before *relationRecord, at decode.Position) (*table, error) {
+	var err error
 	saved := before
 	if before != nil && !before.Facts && !before.Relation.Equal(rel) {
 		saved = nil // it was another table then
