@@ -8,7 +8,7 @@ var errStale = &fault{
 	reason: "the value is of another version of its type than the description says",
 	remedy: "the type was changed after this row was written: change it back until the row is published, or exclude the column; " +
 		"with the event trigger (`walferry setup --ddl-trigger`) descriptions come in the order of the rows",
-	stale:  true,
+	stale: true,
 }
 
 // sized cuts a length and as many bytes off; -1 is null.
