@@ -198,15 +198,15 @@ admin: {listen: %q}
 	p := b.start("run")
 	b.until(p, "status", "--readyz")
 	pg.Exec(testbed.Owner, "INSERT INTO orders VALUES (1, 'sealed')")
+	// It writes events and may not read them; the administrator may.
+	configure(nowhere, at(broker.Addr))
+	b.has(b.walferry(exitOK, "", "tail", "--from", "beginning", "-n", "1"), `note="sealed"`)
 	if code := b.stop(p); code != exitOK {
 		t.Errorf("run ended with %d:\n%s", code, p.errs)
 	}
 	if strings.Contains(p.errs.String(), "level=ERROR") {
 		t.Errorf("%s", p.errs)
 	}
-	// It writes events and may not read them; the administrator may.
-	configure(nowhere, at(broker.Addr))
-	b.has(b.walferry(exitOK, "", "tail", "--from", "beginning", "-n", "1"), `note="sealed"`)
 	// Another user of the same broker may not touch what is walferry's.
 	configure(pg.DSN(testbed.Reader), at(tls)+shown(cert, key))
 	b.has(failure(t, b.walferry(exitCheck, "", "check"), "kafka", "checkpoint_topic"), "Topic Authorization Failed", "allow Describe")

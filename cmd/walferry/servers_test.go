@@ -31,7 +31,9 @@ type bench struct {
 func (b *bench) walferry(want int, in string, args ...string) string {
 	b.t.Helper()
 	var out, errs bytes.Buffer
-	code := run(b.t.Context(), append(args, "--config", b.file), strings.NewReader(in), &out, &errs)
+	ctx, cancel := context.WithTimeout(b.t.Context(), 3*time.Minute) // one that waits for ever fails here, and says what it said
+	defer cancel()
+	code := run(ctx, append(args, "--config", b.file), strings.NewReader(in), &out, &errs)
 	if code != want {
 		b.t.Fatalf("walferry %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), code, want, out.String(), errs.String())
 	}
