@@ -103,6 +103,11 @@ func (w *watch) look(ctx context.Context, first bool, added []string) (err error
 			look = append(look, *t)
 		}
 	}
+	if !first {
+		if err := w.describe(ctx, look); err != nil {
+			return err
+		}
+	}
 	filled, err := w.cat.Filled(ctx, look)
 	if err != nil {
 		return err
@@ -116,6 +121,22 @@ func (w *watch) look(ctx context.Context, first bool, added []string) (err error
 	w.watched.tables = byOID(now)
 	w.keep()
 	return nil
+}
+
+// describe has the database say what tables are like that are published from now on, where the event trigger says what changes
+// after it.
+func (w *watch) describe(ctx context.Context, tables []source.Table) error {
+	if len(tables) == 0 {
+		return nil
+	}
+	if ok, err := w.cat.DDLTrigger(ctx); err != nil || !ok {
+		return err
+	}
+	var oids []uint32
+	for _, t := range tables {
+		oids = append(oids, t.OID)
+	}
+	return w.cat.EmitDDL(ctx, oids)
 }
 
 func byOID(tables []source.Table) map[uint32]source.Table {

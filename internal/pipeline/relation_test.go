@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"walferry/internal/testbed"
 	"walferry/schema"
@@ -91,7 +92,9 @@ func TestDroppedTable(t *testing.T) {
 func TestFacts(t *testing.T) {
 	pg := testbed.Postgres(t, "")
 	b := newBed(t, pg, testbed.Kafka(t), "facts")
+	b.adjust = func(c *Config) { c.Watch = 100 * time.Millisecond }
 	pg.Exec(testbed.Owner, `CREATE TYPE mood AS ENUM ('sad')`, `CREATE TABLE item (id int PRIMARY KEY, m mood)`)
+	pg.Exec(testbed.Owner, `CREATE TABLE early (id int PRIMARY KEY)`)
 	b.publish("item")
 	trigger := pg.Connect(testbed.Superuser)
 	if _, err := trigger.PgConn().Exec(t.Context(), source.DDLTriggerSQL()).ReadAll(); err != nil {
@@ -133,6 +136,12 @@ func TestFacts(t *testing.T) {
 		}
 	}
 
+	for oid, versions := range b.state().Relations {
+		if rec, err := decodeRelation(versions[len(versions)-1]); err != nil || !rec.Facts && !rec.Told {
+			t.Errorf("relation %d does not go back to the trigger: %+v, %v", oid, rec, err)
+		}
+	}
+
 	// Any role can emit our prefix: what cannot be right is left out, and nothing takes a column away.
 	var oid uint32
 	if err := trigger.QueryRow(t.Context(), `SELECT 'item'::regclass::oid`).Scan(&oid); err != nil {
@@ -147,6 +156,13 @@ func TestFacts(t *testing.T) {
 			t.Errorf("row %v", row)
 		}
 	}
+
+	// A table that is published from now on is told of, though nothing has changed it since the trigger came.
+	if err := trigger.QueryRow(t.Context(), `SELECT 'early'::regclass::oid`).Scan(&oid); err != nil {
+		t.Fatal(err)
+	}
+	pg.Exec(testbed.Owner, `ALTER PUBLICATION walferry_facts ADD TABLE early`)
+	b.await("the new table to be told of", r, func() bool { return len(b.state().Relations[oid]) > 0 })
 	r.drain(t)
 }
 

@@ -567,7 +567,7 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 }
 
 // baseline has the database say what its tables are like now, where the event trigger is there to say what changes after
-// it: of those that nothing is saved of. Without it the catalog of the moment would stand for their past.
+// it: of those that it has not told of yet. Without that the catalog of the moment would stand for their past.
 func (s *session) baseline(ctx context.Context) error {
 	if ok, err := s.cat.DDLTrigger(ctx); err != nil || !ok {
 		return err
@@ -578,7 +578,15 @@ func (s *session) baseline(ctx context.Context) error {
 	}
 	var unknown []uint32
 	for _, t := range tables {
-		if len(s.saved.Relations[t.OID]) == 0 {
+		told := false
+		if versions := s.saved.Relations[t.OID]; len(versions) > 0 {
+			rec, err := decodeRelation(versions[len(versions)-1])
+			if err != nil {
+				return fmt.Errorf("saved relation %d: %w", t.OID, err)
+			}
+			told = rec.Facts || rec.Told
+		}
+		if !told {
 			unknown = append(unknown, t.OID)
 		}
 	}

@@ -60,6 +60,7 @@ type relationRecord struct {
 	// Facts: the descriptor came on the stream, so it holds from here on for whatever Relation message follows. The rest is
 	// then what the version before had.
 	Facts      bool   `json:"facts,omitempty"`
+	Told       bool   `json:"told,omitempty"` // the descriptor goes back to such a message
 	Topic      string `json:"topic"`
 	Partitions int    `json:"partitions"`
 	KeyHash    string `json:"key_hash,omitempty"`
@@ -183,7 +184,9 @@ func (l *loop) newTable(ctx context.Context, rel *decode.Relation, before *relat
 	if st.NeedsText && !l.textMode {
 		return nil, errTextMode
 	}
-	rec := relationRecord{Relation: rel, Descriptor: desc, Topic: topic, ValueHash: fingerprint(st.Value)}
+	rec := relationRecord{
+		Relation: rel, Descriptor: desc, Told: saved != nil && (saved.Facts || saved.Told), Topic: topic, ValueHash: fingerprint(st.Value),
+	}
 	if st.Key != "" {
 		rec.KeyHash = fingerprint(st.Key)
 	}
