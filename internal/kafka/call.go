@@ -58,12 +58,16 @@ type codec interface {
 func (c *Client) exchange(ctx context.Context, node int32, m codec) (any, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
 	defer cancel()
+	begun := time.Now()
 	x := &exchange{codec: m, node: node, clientID: c.cfg.ClientID, ctx: ctx, done: make(chan struct{})}
 	_, err := c.transport.RoundTrip(ctx, c.addr, x)
 	if x.state.CompareAndSwap(exchangeIdle, exchangeCancelled) {
 		// Never started, and never will be.
 		if err == nil {
 			err = fmt.Errorf("%w: the transport returned without an exchange", ErrMalformed)
+		}
+		if f := c.failed.Load(); f != nil && f.at.After(begun.Add(-c.cfg.DialTimeout)) && errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("%w (%w)", err, f.err)
 		}
 		return nil, fmt.Errorf("%s: %w", m.ApiKey(), err)
 	}

@@ -26,6 +26,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
@@ -105,6 +106,7 @@ type Client struct {
 	addr      net.Addr
 	transport *kafkago.Transport
 	stop      context.CancelFunc
+	failed    atomic.Pointer[failedDial] // the newest; nil for none
 
 	// mu guards the following, which Refresh empties.
 	mu           sync.Mutex
@@ -127,12 +129,11 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	return &Client{
+	c := &Client{
 		cfg:  cfg,
 		addr: kafkago.TCP(cfg.Brokers...),
 		stop: stop,
 		transport: &kafkago.Transport{
-			Dial:           dial,
 			DialTimeout:    cfg.DialTimeout,
 			ClientID:       cfg.ClientID,
 			SASL:           mech,
@@ -144,7 +145,22 @@ func New(cfg Config) (*Client, error) {
 		},
 		topics:       map[string]topicEntry{},
 		coordinators: map[string]int32{},
-	}, nil
+	}
+	c.transport.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil && ctx.Err() == nil {
+			c.failed.Store(&failedDial{time.Now(), err})
+		}
+		return conn, err
+	}
+	return c, nil
+}
+
+// failedDial is why there was no connection. The Transport dials on its own, and a request that waits for it may learn of
+// nothing but its own time-out.
+type failedDial struct {
+	at  time.Time
+	err error
 }
 
 // Close ends all connections. Requests under way fail.
