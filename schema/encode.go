@@ -68,7 +68,7 @@ func (e *Encoder) AppendKey(dst []byte, c *decode.Change, old bool) ([]byte, err
 
 // AppendValue appends the record value of a change. op is Debezium's: c, u, d or r; m goes into the Debezium
 // envelope. There before is the old tuple of a u or d, if the server sent one (of kind K: key columns, all else
-// null), and after the new one of any but a d. In the row envelope the value is the new row, and a d is ErrNoValue.
+// null; see also Options.UpdateBefore), and after the new one of any but a d. In the row envelope the value is the new row, and a d is ErrNoValue.
 //
 // A field whose value the server did not send (unchanged TOAST) is taken from the old row where that has it;
 // otherwise it is null and named in the field unavailable, or by Unchanged. It costs no allocation beyond what dst
@@ -100,6 +100,11 @@ func (e *Encoder) AppendValue(dst []byte, c *decode.Change, op byte, m *Meta) ([
 			// The server flattens old tuples (ExtractReplicaIdentity), and unavailable speaks of after only.
 			f := &e.table.fields[e.missing[0]]
 			return dst, e.fault(f, &fault{reason: "the old row lacks a value", remedy: ""})
+		}
+	} else if op == 'u' && e.table.opt.UpdateBefore == BeforeKey {
+		// An update without an old row has left the identity as it was.
+		if out, err = e.appendIdentity(append(out, branchSecond), c.New); err != nil {
+			return dst, err
 		}
 	} else {
 		out = append(out, branchFirst)
@@ -178,6 +183,25 @@ func (e *Encoder) appendRow(dst []byte, row, rest decode.Tuple, restKind byte) (
 		}
 		if missing {
 			e.missing = append(e.missing, i)
+		}
+	}
+	return dst, nil
+}
+
+// appendIdentity appends the value record with the columns of the replica identity only.
+func (e *Encoder) appendIdentity(dst []byte, row decode.Tuple) ([]byte, error) {
+	if err := e.check(row, "row"); err != nil {
+		return dst, err
+	}
+	for i := range e.table.fields {
+		f := &e.table.fields[i]
+		if !f.identity {
+			dst = append(dst, branchFirst)
+			continue
+		}
+		var err error
+		if dst, _, err = e.appendField(dst, f, row, nil, decode.OldNone); err != nil {
+			return dst, err
 		}
 	}
 	return dst, nil

@@ -202,6 +202,31 @@ func TestDeleteHoldsTheKeyOnly(t *testing.T) {
 	}
 }
 
+// TestUpdateBefore holds what before is in an update without an old row: null, or by option the key.
+func TestUpdateBefore(t *testing.T) {
+	for _, x := range []struct {
+		choice string
+		want   any
+	}{{"", nil}, {BeforeSent, nil}, {BeforeKey, int64(123456)}} {
+		opt := testOptions()
+		opt.UpdateBefore = x.choice
+		e := mustEncoder(t, orders(decode.IdentityDefault), nil, opt)
+		v, err := e.AppendValue(nil, &decode.Change{Op: decode.Update, New: orderBinary()}, 'u', meta())
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, ok := inner(decodeEvent(t, e.Table().Value, 258, v)["before"]).(map[string]any)
+		if ok != (x.want != nil) || inner(before["id"]) != x.want {
+			t.Errorf("%q: before is %v", x.choice, before)
+		}
+		for name, v := range before {
+			if name != "id" && v != nil {
+				t.Errorf("%q: %s is %v, want null", x.choice, name, v)
+			}
+		}
+	}
+}
+
 func TestUnchangedIsMarked(t *testing.T) {
 	rel := orders(decode.IdentityDefault)
 	rel.Columns[4].Name = "a note"

@@ -66,7 +66,7 @@ var readers = []struct {
 		return exec.CommandContext(t.Context(), testbed.Python(t), filepath.Join(dir, "read.py"))
 	}},
 	{"Java", func(t *testing.T, dir string) *exec.Cmd {
-		return exec.CommandContext(t.Context(), "java", "-cp", testbed.JavaLibraries(t), filepath.Join(dir, "Read.java"))
+		return exec.CommandContext(t.Context(), "java", "-cp", testbed.JavaLibraries(t, "java"), filepath.Join(dir, "Read.java"))
 	}},
 	{"Go", nil}, // here
 	{"JavaScript", func(t *testing.T, dir string) *exec.Cmd {

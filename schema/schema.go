@@ -51,6 +51,12 @@ const (
 	EnvelopeRow      = "row"      // the row itself; the rest is in headers
 )
 
+// What Options.UpdateBefore can be.
+const (
+	BeforeSent = "sent" // what the server sent, null for nothing; the default
+	BeforeKey  = "key"  // where it sent nothing, the columns of the replica identity, all else null
+)
+
 // Choices of ColumnOptions.
 const (
 	NumericPrecise = "precise"        // numeric(p,s) as decimal; the default
@@ -124,6 +130,10 @@ type Options struct {
 	// identity full: what is not in the old tuple of an update or delete would leave ghosts behind.
 	Key []string
 
+	// UpdateBefore says what before is in an update whose old row the server did not send, since identity default or index
+	// leaves the key as it was: BeforeSent (also when empty) or BeforeKey.
+	UpdateBefore string
+
 	// Collisions says what happens when names become the same Avro name: of columns, of attributes of a composite, of
 	// labels of an enum that is written as one. CollisionsError (also when empty) or CollisionsSuffix.
 	Collisions string
@@ -138,6 +148,11 @@ func (o *Options) validate() error {
 	case "", EnvelopeDebezium, EnvelopeRow:
 	default:
 		return fmt.Errorf("envelope %q: it is %s or %s", o.Envelope, EnvelopeDebezium, EnvelopeRow)
+	}
+	switch o.UpdateBefore {
+	case "", BeforeSent, BeforeKey:
+	default:
+		return fmt.Errorf("update_before %q: it is %s or %s", o.UpdateBefore, BeforeSent, BeforeKey)
 	}
 	switch o.Collisions {
 	case "", CollisionsError, CollisionsSuffix:

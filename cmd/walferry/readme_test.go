@@ -65,7 +65,7 @@ func TestReadmeCommands(t *testing.T) {
 
 // TestReadmeConsumers runs the three consumers of the README as they stand there, but for the addresses, on what walferry wrote.
 func TestReadmeConsumers(t *testing.T) {
-	python, libraries := testbed.Python(t), testbed.JavaLibraries(t)
+	python, libraries := testbed.Python(t), testbed.JavaLibraries(t, "java")
 	pg, broker := testbed.Postgres(t, ""), testbed.Kafka(t)
 	pg.Exec(testbed.Owner, "CREATE TABLE public.orders (id int PRIMARY KEY, note text, price numeric(8,2), tags text[], placed timestamptz)",
 		"CREATE PUBLICATION walferry_shop FOR TABLE public.orders WITH (publish_via_partition_root = true)")

@@ -204,6 +204,7 @@ func (c *Config) SchemaOptions(schemaName, table, db, systemID, version string) 
 			Range:         c.Schema.Range,
 			Array:         c.Schema.Array,
 		},
+		UpdateBefore:   c.Schema.UpdateBefore,
 		Collisions:     c.Schema.Collisions,
 		ExcludeColumns: c.Source.ExcludeColumns,
 	}

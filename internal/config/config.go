@@ -125,6 +125,7 @@ type Topic struct {
 // Schema says how rows become Avro.
 type Schema struct {
 	Envelope       string              `yaml:"envelope" enum:"debezium,row" doc:"debezium: before, after, op, source, ts_ms, transaction. row: the row itself, a tombstone for a delete, the rest in headers."`
+	UpdateBefore   string              `yaml:"update_before" enum:"sent,key" doc:"What before is in an update whose old row Postgres does not send: replica identity default or index, key unchanged. sent: null. key: the columns of the replica identity, all others null, for readers that want a before in every update, such as Flink's debezium-avro-confluent."`
 	Numeric        string              `yaml:"numeric" enum:"precise,string,double" doc:"Of numeric(p,s). precise: an Avro decimal, which NaN does not fit into. string: the text that Postgres prints. double: the nearest double."`
 	Unconstrained  string              `yaml:"numeric_unconstrained" enum:"string,variable-scale,double" doc:"Of numeric without a precision. string: the text that Postgres prints. variable-scale: Debezium's record of scale and unscaled value, which NaN and Infinity do not fit into. double: the nearest double."`
 	Time           string              `yaml:"time" enum:"avro,connect,plain,iso" doc:"Of date, time, timestamp and timestamptz. avro: numbers of days or microseconds with Avro's logical types. connect: Kafka Connect's Date, Time and Timestamp, which are milliseconds; what is finer is cut off. plain: the numbers of avro without logical types, for readers that fail on infinity and on years outside 1-9999. iso: the text that Postgres prints."`
@@ -227,7 +228,7 @@ func Default() *Config {
 			RequestTimeout:     Duration(10 * time.Second),
 			BatchBytes:         8 << 20,
 		},
-		Schema:       Schema{Envelope: "debezium", Numeric: "precise", Unconstrained: "string", Time: "avro", Binary: "bytes", Enum: "string", Range: "text", Array: "array", Collisions: "error", Truncate: "emit", Compatibility: "backward", OnIncompatible: "stop"},
+		Schema:       Schema{Envelope: "debezium", UpdateBefore: "sent", Numeric: "precise", Unconstrained: "string", Time: "avro", Binary: "bytes", Enum: "string", Range: "text", Array: "array", Collisions: "error", Truncate: "emit", Compatibility: "backward", OnIncompatible: "stop"},
 		Registry:     Registry{Mode: "built-in", Listen: "127.0.0.1:8081", Topic: "_schemas", Timeout: Duration(10 * time.Second)},
 		Errors:       Errors{Value: "stop", TooLarge: "stop", Schema: "stop"},
 		Admin:        Admin{Listen: "127.0.0.1:8080"},

@@ -50,8 +50,10 @@ func Fetch(ctx context.Context, progress io.Writer) error {
 		_, _ = fmt.Fprintln(progress, "kafka: tests run on kfake; for Apache Kafka install Java 17 and Maven (Debian: apt-get install default-jdk-headless maven)")
 	default:
 		_, _ = fmt.Fprintf(progress, "kafka: Apache %s\n", version)
-		if _, err := javaLibraries(ctx); err != nil {
-			errs = append(errs, err)
+		for _, pom := range poms {
+			if _, err := javaLibraries(ctx, pom); err != nil {
+				errs = append(errs, err)
+			}
 		}
 	}
 	for _, version := range append(PostgresVersions(), os.Getenv("WALFERRY_TEST_POSTGRES")) {

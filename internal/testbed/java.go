@@ -13,9 +13,13 @@ import (
 	"walferry/internal/proc"
 )
 
-// JavaLibraries returns the class path of a Java program with Kafka's consumer and Avro, from testdata/java/pom.xml. The test
-// is skipped, or with WALFERRY_TEST_KAFKA=apache fails, on a machine without Java and Maven.
-func JavaLibraries(t testing.TB) string {
+// poms are the folders of testdata with libraries of Java programs.
+var poms = []string{"java", "flink"}
+
+// JavaLibraries returns the class path of a Java program with the libraries of testdata/<pom>/pom.xml: "java" has Kafka's
+// consumer and Avro, "flink" the formats of Flink. The test is skipped, or with WALFERRY_TEST_KAFKA=apache fails, on a machine
+// without Java and Maven.
+func JavaLibraries(t testing.TB, pom string) string {
 	t.Helper()
 	jars, _, err := kafkaJars(started(t))
 	if err != nil {
@@ -24,7 +28,7 @@ func JavaLibraries(t testing.TB) string {
 	if jars == "" {
 		t.Skip("needs Java: install Java 17 and Maven (Debian: default-jdk-headless maven)")
 	}
-	dir, err := javaLibraries(started(t))
+	dir, err := javaLibraries(started(t), pom)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,16 +36,16 @@ func JavaLibraries(t testing.TB) string {
 }
 
 // javaLibraries returns a folder of jars, which it fills with Maven once for each content of the pom.
-func javaLibraries(ctx context.Context) (string, error) {
+func javaLibraries(ctx context.Context, pom string) (string, error) {
 	root, err := moduleRoot()
 	if err != nil {
 		return "", err
 	}
-	pom, err := os.ReadFile(filepath.Join(root, "testdata", "java", "pom.xml"))
+	text, err := os.ReadFile(filepath.Join(root, "testdata", pom, "pom.xml"))
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(cacheDir("java"), fmt.Sprintf("%x", sha256.Sum256(pom))[:16])
+	dir := filepath.Join(cacheDir("java"), fmt.Sprintf("%x", sha256.Sum256(text))[:16])
 	unlock, err := proc.Lock(ctx, dir+".lock")
 	if err != nil {
 		return "", err
@@ -50,8 +54,8 @@ func javaLibraries(ctx context.Context) (string, error) {
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
 	}
-	if err := mavenJars(ctx, "java", dir); err != nil {
-		return "", fmt.Errorf("java: %w", err)
+	if err := mavenJars(ctx, pom, dir); err != nil {
+		return "", fmt.Errorf("%s: %w", pom, err)
 	}
 	return dir, nil
 }
