@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"walferry/internal/testbed"
 	"walferry/schema"
+	"walferry/schema/registry"
 	"walferry/source"
 )
 
@@ -138,6 +140,28 @@ func TestTranscripts(t *testing.T) {
 	}
 }
 
+// TestSchemasPage holds that docs/schemas.md speaks of every transcript, and of none that is not there.
+func TestSchemasPage(t *testing.T) {
+	const file = "../../docs/schemas.md"
+	page, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]bool{}
+	for _, m := range regexp.MustCompile("`([a-z0-9_]+)\\.txt`").FindAllStringSubmatch(string(page), -1) {
+		named[m[1]] = true
+	}
+	for _, tr := range transcripts(t) {
+		if !named[tr.name] {
+			t.Errorf("%s does not speak of the transcript %s.txt", file, tr.name)
+		}
+		delete(named, tr.name)
+	}
+	for name := range named {
+		t.Errorf("%s names the transcript %s.txt, which does not exist", file, name)
+	}
+}
+
 // versions are the servers that the transcripts run on: the oldest and the newest, or those named in the environment.
 func versions() []string {
 	if v := os.Getenv("WALFERRY_TEST_POSTGRES_VERSIONS"); v != "" {
@@ -191,6 +215,7 @@ func (tr *transcript) events(t *testing.T, b *bed) string {
 	slices.SortStableFunc(items, func(x, y item) int { return x.place(t).compare(y.place(t)) })
 	var out, schemas strings.Builder
 	versions := map[string]map[string]int{}
+	newest := map[string]string{}
 	// version numbers the schemas of a subject as they are first used.
 	version := func(subject string, wire []byte) string {
 		avro := b.registry.text(t, wire)
@@ -201,7 +226,8 @@ func (tr *transcript) events(t *testing.T, b *bed) string {
 		if v == 0 {
 			v = len(versions[subject]) + 1
 			versions[subject][avro] = v
-			fmt.Fprintf(&schemas, "%s v%d: %s\n", subject, v, describeAvro(t, avro))
+			fmt.Fprintf(&schemas, "%s v%d: %s%s\n", subject, v, describeAvro(t, avro), refusals(t, avro, newest[subject]))
+			newest[subject] = avro
 		}
 		return fmt.Sprintf("v%d", v)
 	}
@@ -236,6 +262,33 @@ func (tr *transcript) events(t *testing.T, b *bed) string {
 		out.WriteString("\n")
 	}
 	return out.String() + "\n" + schemas.String()
+}
+
+// refusals names the compatibility levels under which a registry refuses a schema after the one that its subject has.
+func refusals(t testing.TB, avro, before string) string {
+	t.Helper()
+	if before == "" {
+		return ""
+	}
+	var parsed [2]*registry.Schema
+	for i, text := range []string{avro, before} {
+		s, err := registry.ParseAvro(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parsed[i] = s
+	}
+	var out []string
+	if len(registry.Compare(parsed[0], parsed[1])) > 0 {
+		out = append(out, "backward")
+	}
+	if len(registry.Compare(parsed[1], parsed[0])) > 0 {
+		out = append(out, "forward")
+	}
+	if out == nil {
+		return ""
+	}
+	return " (not " + strings.Join(out, " nor ") + ")"
 }
 
 // json is a value in plain JSON, fields sorted.
