@@ -243,9 +243,10 @@ func (c *Catalog) preflightTables(ctx context.Context, add adder, failed func(st
 				failed("exclude_columns", &ColumnError{name, quoteIdent(col), "it is part of the primary key or the replica identity"})
 			}
 		}
-		if len(t.Toasted) > 0 {
+		toasted := slices.DeleteFunc(slices.Clone(t.Toasted), func(col string) bool { return c.sel.excludes(t.Schema, t.Name, col) })
+		if len(toasted) > 0 {
 			add("toast", Warn, "ALTER TABLE "+name+" REPLICA IDENTITY FULL;",
-				"large values of %s in table %s are not sent when an update leaves them alone; events name them in \"unavailable\"", strings.Join(t.Toasted, ", "), name)
+				"large values of %s in table %s are not sent when an update leaves them alone: schema.toast says what events hold then", strings.Join(toasted, ", "), name)
 		}
 	}
 }

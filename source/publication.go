@@ -33,8 +33,9 @@ type Table struct {
 	// OddLeaves are partitions, as "schema"."table", whose own replica identity is not the root's: the server logs old rows by the
 	// leaf's identity but describes them by the root's.
 	OddLeaves []string
-	// Toasted are columns that may be stored out of line, whose value is not sent when an update leaves it alone; empty
-	// for replica identity full, which sends the old value.
+	// Toasted are published columns that may be stored out of line, whose value is not sent when an update leaves it alone;
+	// empty for replica identity full, which sends the old value, and where rows cannot become so long that the server would
+	// store anything out of line. A long key is stored there too, but sent.
 	Toasted []string
 }
 
@@ -145,7 +146,9 @@ func (c *Catalog) tables(ctx context.Context, conn *pgx.Conn) ([]Table, error) {
 			WHERE c.relkind = 'p' AND t.isleaf AND l.relkind = 'r' AND (l.relreplident <> c.relreplident
 				OR ARRAY(SELECT unnest(`+identityColumns("l")+`) ORDER BY 1) <> ARRAY(SELECT unnest(`+identityColumns("c")+`) ORDER BY 1)) ORDER BY 1),
 		ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-			AND a.attstorage IN ('x', 'e') AND c.relreplident <> 'f' ORDER BY a.attnum)
+			AND CASE WHEN `+attrs+` IS NULL THEN a.attgenerated = '' ELSE a.attnum = ANY(`+attrs+`) END
+			AND a.attstorage IN ('x', 'e') AND c.relreplident <> 'f' AND a.attname::text <> ALL (`+identityColumns("c")+`)
+			AND (c.reltoastrelid <> 0 OR EXISTS (SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid WHERE l.reltoastrelid <> 0)) ORDER BY a.attnum)
 		FROM pg_get_publication_tables($1) p JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace
 		ORDER BY 2, 3`, c.cfg.Publication)
 	if err != nil {
