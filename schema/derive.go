@@ -24,6 +24,8 @@ type Table struct {
 	// table must be in text mode, or an encoder refuses its rows.
 	NeedsText   bool
 	TextColumns []string
+	// Refetches says that columns are to be read again where the server did not send them, see Encoder.Refetch.
+	Refetches bool
 
 	opt    Options
 	fields []field // of the value record
@@ -37,6 +39,9 @@ type field struct {
 	identity bool   // an old tuple of kind K has it
 	nullable bool   // ["null", T]
 	typ      *typ
+
+	placeholder []byte // in Avro, instead of null where the value was not sent; nil for none
+	refetch     bool
 }
 
 // Derive maps a relation to its schemas. desc may be nil or know only some of the columns and types: columns of types
@@ -100,6 +105,16 @@ func Derive(rel *decode.Relation, desc *decode.Descriptor, topic string, opt Opt
 			// replica identity full can, unless the catalog says otherwise.
 			f.nullable = len(opt.Key) > 0 && rel.Identity == decode.IdentityFull &&
 				!slices.Contains(desc.PrimaryKey, c.Name) && (fact == nil || !fact.NotNull)
+		} else {
+			switch r.opt.Toast {
+			case ToastRefetch:
+				f.refetch, t.Refetches = true, true
+			case ToastPlaceholder:
+				f.placeholder = placeholder(f.typ.avro)
+				if f.placeholder == nil && opt.Columns[c.Name].Toast == ToastPlaceholder {
+					return nil, &PlaceholderError{Table: rel.String(), Column: c.Name, Type: f.typ.name}
+				}
+			}
 		}
 		j := fieldJSON(&f, c.Name, fact)
 		t.fields = append(t.fields, f)

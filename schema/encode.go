@@ -3,6 +3,7 @@ package schema
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"walferry/decode"
 )
@@ -71,7 +72,7 @@ func (e *Encoder) AppendKey(dst []byte, c *decode.Change, old bool) ([]byte, err
 // null; see also Options.UpdateBefore), and after the new one of any but a d. In the row envelope the value is the new row, and a d is ErrNoValue.
 //
 // A field whose value the server did not send (unchanged TOAST) is taken from the old row where that has it;
-// otherwise it is null and named in the field unavailable, or by Unchanged. It costs no allocation beyond what dst
+// otherwise it is null, or the placeholder by choice, and named in the field unavailable, or by Unchanged. It costs no allocation beyond what dst
 // needs to grow. On an error dst comes back as it was.
 func (e *Encoder) AppendValue(dst []byte, c *decode.Change, op byte, m *Meta) ([]byte, error) {
 	switch op {
@@ -146,7 +147,7 @@ func (e *Encoder) AppendTruncate(dst []byte, m *Meta) ([]byte, error) {
 func (e *Encoder) Unchanged(dst []string, c *decode.Change) []string {
 	for i := range e.table.fields {
 		f := &e.table.fields[i]
-		if f.column < len(c.New) && c.New[f.column].Kind == decode.Unchanged && !f.inOld(c.Old, c.OldKind) {
+		if f.unsent(c) {
 			dst = append(dst, f.name)
 		}
 	}
@@ -212,6 +213,8 @@ func (e *Encoder) appendField(dst []byte, f *field, row, rest decode.Tuple, rest
 	if d.Kind == decode.Unchanged {
 		if f.inOld(rest, restKind) {
 			d = &rest[f.column]
+		} else if f.placeholder != nil {
+			return append(append(dst, branchSecond), f.placeholder...), true, nil
 		} else if f.nullable {
 			return append(dst, branchFirst), true, nil
 		} else {
@@ -228,11 +231,13 @@ func (e *Encoder) appendField(dst []byte, f *field, row, rest decode.Tuple, rest
 		if f.typ.bin == nil {
 			return dst, false, e.needsText(f)
 		}
+		dst = room(dst, d.Data)
 		if f.nullable {
 			dst = append(dst, branchSecond)
 		}
 		dst, err = f.typ.bin(&e.scratch, f.typ, dst, d.Data)
 	case decode.Text:
+		dst = room(dst, d.Data)
 		if f.nullable {
 			dst = append(dst, branchSecond)
 		}
@@ -245,6 +250,16 @@ func (e *Encoder) appendField(dst []byte, f *field, row, rest decode.Tuple, rest
 	}
 	return dst, false, nil
 }
+
+// room makes place for a large value and for what comes behind it. Growing step by step would hold it two or three times.
+func room(dst, value []byte) []byte {
+	if len(value) < largeValue {
+		return dst
+	}
+	return slices.Grow(dst, len(value)+largeValue)
+}
+
+const largeValue = 1 << 20
 
 func (e *Encoder) fault(f *field, err error) error {
 	v := &ValueError{

@@ -518,3 +518,66 @@ func fieldNames(t testing.TB, avro string) []string {
 	}
 	return names
 }
+
+// TestPlaceholder: what Debezium writes for a value that was not sent, where the type has room for it, as a reader sees it.
+func TestPlaceholder(t *testing.T) {
+	raw := []byte(Placeholder)
+	var numbers []any
+	for _, b := range raw {
+		numbers = append(numbers, map[string]any{"int": int32(b)})
+	}
+	for _, x := range []struct {
+		name string
+		oid  uint32
+		opt  ColumnOptions
+		want any // nil where there is no room
+	}{
+		{"text", 25, ColumnOptions{}, Placeholder},
+		{"jsonb", 3802, ColumnOptions{}, Placeholder},
+		{"numeric", oidNumeric, ColumnOptions{}, Placeholder},
+		{"bytea", oidBytea, ColumnOptions{}, raw},
+		{"bytea in base64", oidBytea, ColumnOptions{Binary: BinaryBase64}, "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ=="},
+		{"bytea in hex", oidBytea, ColumnOptions{Binary: BinaryHex}, "5f5f646562657a69756d5f756e617661696c61626c655f76616c7565"},
+		{"text[]", 1009, ColumnOptions{}, []any{map[string]any{"string": Placeholder}}},
+		{"jsonb[]", 3807, ColumnOptions{}, []any{map[string]any{"string": Placeholder}}},
+		{"bytea[]", 1001, ColumnOptions{}, []any{map[string]any{"bytes": raw}}},
+		{"int4[]", 1007, ColumnOptions{}, numbers},
+		{"hstore", 20010, ColumnOptions{}, map[string]any{Placeholder: map[string]any{"string": Placeholder}}},
+		{"uuid[]", 2951, ColumnOptions{}, nil},
+		{"uuid[] as text", 2951, ColumnOptions{Array: ArrayText}, Placeholder},
+		{"bool[]", 1000, ColumnOptions{}, nil},
+		{"date[]", 1182, ColumnOptions{}, nil},
+		{"variable-scale", oidNumeric, ColumnOptions{Unconstrained: NumericScale}, nil},
+		{"composite", 20005, ColumnOptions{}, nil},
+		{"multirange of records", 4451, ColumnOptions{Range: RangeRecord}, nil},
+	} {
+		rel := &decode.Relation{Schema: "public", Name: "t", Identity: decode.IdentityDefault, Columns: []decode.Column{
+			{Name: "id", Type: 23, Mod: -1, Key: true}, {Name: "c", Type: x.oid, Mod: -1}}}
+		desc := &decode.Descriptor{Types: testTypes}
+		opt := testOptions()
+		opt.ColumnOptions = x.opt
+		opt.Toast = ToastPlaceholder
+		e := mustEncoder(t, rel, desc, opt)
+		c := &decode.Change{Op: decode.Update, New: decode.Tuple{bin("\x00\x00\x00\x01"), unchanged}}
+		b, err := e.AppendValue(nil, c, 'u', meta())
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := decodeEvent(t, e.table.Value, 258, b)
+		got := inner(v["after"]).(map[string]any)["c"]
+		if m, ok := got.(map[string]any); ok {
+			got = inner(m)
+		}
+		if !reflect.DeepEqual(got, x.want) {
+			t.Errorf("%s: %v, want %v", x.name, got, x.want)
+		}
+		if u := inner(v["unavailable"]); !reflect.DeepEqual(u, []any{"c"}) {
+			t.Errorf("%s: unavailable is %v", x.name, u)
+		}
+		opt.Columns = map[string]ColumnOptions{"c": {Toast: ToastPlaceholder}}
+		_, err = Derive(rel, desc, "t", opt)
+		if room := new(PlaceholderError); errors.As(err, &room) != (x.want == nil) || x.want != nil && err != nil {
+			t.Errorf("%s, chosen by name: %v", x.name, err)
+		}
+	}
+}

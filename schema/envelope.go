@@ -13,6 +13,7 @@ const (
 	HeaderID          = "id"          // unique id of the record
 	HeaderIdentity    = "identity"    // replica identity of the table: default, index, full, nothing
 	HeaderSplit       = "split"       // part of a source transaction that was split over Kafka transactions
+	HeaderRefetched   = "refetched"   // fields that were not sent and hold the value of now, as a JSON array of strings
 	HeaderOp          = "op"          // row envelope: c, u, d, r, t
 	HeaderCommitLSN   = "commit_lsn"  // row envelope: X/X
 	HeaderOrdinal     = "ordinal"     // row envelope: number of the row in its transaction
@@ -25,7 +26,7 @@ const (
 
 // HeaderNames are all headers.
 var HeaderNames = []string{
-	HeaderID, HeaderIdentity, HeaderSplit, HeaderOp, HeaderCommitLSN, HeaderOrdinal, HeaderXID, HeaderTSMicros,
+	HeaderID, HeaderIdentity, HeaderSplit, HeaderRefetched, HeaderOp, HeaderCommitLSN, HeaderOrdinal, HeaderXID, HeaderTSMicros,
 	HeaderSchema, HeaderTable, HeaderUnavailable,
 }
 

@@ -76,6 +76,10 @@ const (
 	RangeRecord    = "record"         // lower, upper, lower_inclusive, upper_inclusive, empty
 	ArrayAvro      = "array"          // one-dimensional arrays as Avro arrays; the default
 	ArrayText      = "text"           // the text that Postgres prints
+
+	ToastMark        = "mark"        // null, and named in unavailable; the default
+	ToastPlaceholder = "placeholder" // Placeholder where the type has room for it, and named in unavailable
+	ToastRefetch     = "refetch"     // the value of now, which the caller reads, see Encoder.Refetch
 )
 
 // What Options.Collisions can be.
@@ -93,6 +97,7 @@ type ColumnOptions struct {
 	Enum          string // EnumString or EnumAvro
 	Range         string // of ranges and multiranges: RangeText or RangeRecord
 	Array         string // ArrayAvro or ArrayText
+	Toast         string // of a value that the server did not send: ToastMark, ToastPlaceholder or ToastRefetch
 }
 
 // choices are the options by their names in a configuration, the default first.
@@ -105,6 +110,7 @@ func (c *ColumnOptions) choices() []choice {
 		{"enum", &c.Enum, []string{EnumString, EnumAvro}},
 		{"range", &c.Range, []string{RangeText, RangeRecord}},
 		{"array", &c.Array, []string{ArrayAvro, ArrayText}},
+		{"toast", &c.Toast, []string{ToastMark, ToastPlaceholder, ToastRefetch}},
 	}
 }
 

@@ -12,15 +12,16 @@ import (
 )
 
 // A Catalog is what walferry asks and tells the server beside the stream, over ordinary connections: one for questions, one
-// for heartbeats, so that a question that waits for a lock never delays these, and short-lived ones for the rest. A connection
+// for heartbeats and one for rows, so that a question that waits for a lock never delays these, and short-lived ones for the rest. A connection
 // that was lost is made again by the next call. Safe for concurrent use.
 type Catalog struct {
 	cfg  Config
 	user string
 	sel  *selection
 
-	ask, beat side
-	sys       System
+	ask, beat, read side
+	sys             System
+	bounded         *pgx.Conn // of read, once its statement_timeout is set; guarded by its lock
 
 	expect chan *System // capacity 1, always full: what Expect was given
 }
@@ -41,7 +42,7 @@ func OpenCatalog(ctx context.Context, cfg Config) (*Catalog, error) {
 		return nil, err
 	}
 	c := &Catalog{cfg: cfg, sel: sel, expect: make(chan *System, 1)}
-	c.ask.lock, c.beat.lock = make(chan struct{}, 1), make(chan struct{}, 1)
+	c.ask.lock, c.beat.lock, c.read.lock = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
 	c.expect <- nil
 	conn, sys, err := c.connect(ctx)
 	if err != nil {
@@ -53,7 +54,7 @@ func OpenCatalog(ctx context.Context, cfg Config) (*Catalog, error) {
 
 // Close ends the connections. The Catalog cannot be used afterwards.
 func (c *Catalog) Close() {
-	for _, s := range []*side{&c.ask, &c.beat} {
+	for _, s := range []*side{&c.ask, &c.beat, &c.read} {
 		s.lock <- struct{}{} // and keep it: a later call waits until its context ends
 		if s.conn != nil {
 			closeConn(s.conn)

@@ -57,7 +57,7 @@ schema:
 
 // TestTypeOptions: each choice that the file has for values is one that package schema takes, and arrives there.
 func TestTypeOptions(t *testing.T) {
-	rel := &decode.Relation{Schema: "public", Name: "t", Identity: decode.IdentityNothing, Columns: []decode.Column{{Name: "c", Type: 23, Mod: -1}}}
+	rel := &decode.Relation{Schema: "public", Name: "t", Identity: decode.IdentityNothing, Columns: []decode.Column{{Name: "c", Type: 25, Mod: -1}}}
 	for _, f := range fields(reflect.TypeFor[Column]()) {
 		for _, choice := range f.enum[1:] { // the first is the empty one
 			c := mustLoad(t, minimal+"schema:\n  "+f.key+": "+choice+"\n  columns:\n    public.t.c: {"+f.key+": "+choice+"}\n  collisions: suffix\n")

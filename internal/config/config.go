@@ -56,7 +56,7 @@ type Source struct {
 	WALSenderTimeout Duration    `yaml:"wal_sender_timeout" doc:"wal_sender_timeout of walferry's own replication connection: how soon the server lets go of the slot when walferry died without closing its socket."`
 	StallLimit       Duration    `yaml:"stall_limit" doc:"How long reading may stand still because Kafka or the schema registry does not answer before the replication connection is closed and the slot given back. A walsender stuck in send would keep its server from shutting down."`
 	BufferBytes      Size        `yaml:"buffer_bytes" doc:"Memory for frames that were read and not yet encoded. When it is spent walferry stops reading, and the server waits."`
-	MaxRowBytes      Size        `yaml:"max_row_bytes" doc:"The largest single frame that is accepted; a larger one stops the stream with an error."`
+	MaxRowBytes      Size        `yaml:"max_row_bytes" doc:"The largest single frame that is accepted; a larger one stops the stream with an error. A row needs some three times its size in memory."`
 }
 
 // Slot is the replication slot's section.
@@ -133,8 +133,9 @@ type Schema struct {
 	Enum           string              `yaml:"enum" enum:"string,enum" doc:"string: the label; the property labels has all of them. enum: an Avro enum; labels that Avro does not allow as symbols are changed as column names are."`
 	Range          string              `yaml:"range" enum:"text,record" doc:"Of ranges and multiranges. text: what Postgres prints. record: lower, upper, lower_inclusive, upper_inclusive and empty; a multirange is an array of these."`
 	Array          string              `yaml:"array" enum:"array,text" doc:"array: one-dimensional arrays are Avro arrays. text: what Postgres prints, of any dimensions and bounds."`
+	Toast          string              `yaml:"toast" enum:"mark,placeholder,refetch" doc:"Of a large value that an update left alone, which the server sends with replica identity full only. In all cases the event names it in unavailable, unless it was read. mark: null. placeholder: what Debezium writes, where the type has room for it. refetch: the value of now, read by key, one question for each such update; it may be newer than the event."`
 	Collisions     string              `yaml:"collisions" enum:"error,suffix" doc:"When two columns of a table, attributes of a composite or labels of an Avro enum become the same Avro name. error: the stream stops and names both. suffix: the second gets _2, the third _3; a column dropped or added before it can change its number."`
-	Columns        map[string]Column   `yaml:"columns" doc:"The choices from numeric to array for single columns, by schema.table.column." example:"{public.orders.amount: {numeric: string}}"`
+	Columns        map[string]Column   `yaml:"columns" doc:"The choices from numeric to toast for single columns, by schema.table.column." example:"{public.orders.amount: {numeric: string}}"`
 	Keys           map[string][]string `yaml:"keys" doc:"Columns of the record key by schema.table, instead of those of the replica identity. They must be part of it, unless it is full." example:"{public.orders: [customer_id, id]}"`
 	Truncate       string              `yaml:"truncate" enum:"emit,skip,stop" doc:"emit: a truncate event to every partition of the table's topic. skip: none, counted in the metrics. stop: the stream stops before it. A truncate event has no key, so a compacted topic cannot take it."`
 	Compatibility  string              `yaml:"compatibility" enum:"none,backward,backward_transitive,forward,forward_transitive,full,full_transitive" doc:"Compatibility level of the subjects that walferry creates; it is set once, before the first version, and never touched afterwards. Adding and dropping columns is compatible under every level."`
@@ -150,6 +151,7 @@ type Column struct {
 	Enum          string `yaml:"enum" enum:",string,enum" doc:"As schema.enum."`
 	Range         string `yaml:"range" enum:",text,record" doc:"As schema.range."`
 	Array         string `yaml:"array" enum:",array,text" doc:"As schema.array."`
+	Toast         string `yaml:"toast" enum:",mark,placeholder,refetch" doc:"As schema.toast; placeholder for a type without room for it is an error here."`
 }
 
 // Registry says which schema registry is used.
@@ -212,7 +214,7 @@ func Default() *Config {
 			WALSenderTimeout: Duration(60 * time.Second),
 			StallLimit:       Duration(30 * time.Second),
 			BufferBytes:      8 << 20,
-			MaxRowBytes:      64 << 20,
+			MaxRowBytes:      128 << 20,
 		},
 		Kafka: Kafka{
 			ClientID: "walferry",
@@ -228,7 +230,7 @@ func Default() *Config {
 			RequestTimeout:     Duration(10 * time.Second),
 			BatchBytes:         8 << 20,
 		},
-		Schema:       Schema{Envelope: "debezium", UpdateBefore: "sent", Numeric: "precise", Unconstrained: "string", Time: "avro", Binary: "bytes", Enum: "string", Range: "text", Array: "array", Collisions: "error", Truncate: "emit", Compatibility: "backward", OnIncompatible: "stop"},
+		Schema:       Schema{Envelope: "debezium", UpdateBefore: "sent", Numeric: "precise", Unconstrained: "string", Time: "avro", Binary: "bytes", Enum: "string", Range: "text", Array: "array", Toast: "mark", Collisions: "error", Truncate: "emit", Compatibility: "backward", OnIncompatible: "stop"},
 		Registry:     Registry{Mode: "built-in", Listen: "127.0.0.1:8081", Topic: "_schemas", Timeout: Duration(10 * time.Second)},
 		Errors:       Errors{Value: "stop", TooLarge: "stop", Schema: "stop"},
 		Admin:        Admin{Listen: "127.0.0.1:8080"},

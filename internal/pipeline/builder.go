@@ -40,6 +40,7 @@ type builder struct {
 	key, oldKey, newKey, value []byte
 	id, text                   []byte
 	unchanged                  []string
+	refetched                  []byte // header of the change's new row, nil for none; see loop.refetch
 	headers                    []sink.Header
 	meta                       schema.Meta
 
@@ -265,6 +266,9 @@ func (b *builder) record(t *table, c *decode.Change, op byte, tombstone bool, pa
 	if link != nil {
 		h = append(h, *link)
 	}
+	if b.refetched != nil && !old {
+		h = append(h, sink.Header{Key: schema.HeaderRefetched, Value: b.refetched})
+	}
 	if b.envelope == schema.EnvelopeRow {
 		h = b.rowHeaders(h, t, c, op)
 	}
@@ -274,9 +278,15 @@ func (b *builder) record(t *table, c *decode.Change, op byte, tombstone bool, pa
 	if err := b.batch.Append(t.topic, partition, b.tx.CommitTime, key, value, h); err != nil {
 		return err
 	}
+	if cap(b.value) > largeRow {
+		b.value = nil
+	}
 	b.txRecords++
 	return nil
 }
+
+// largeRow is the most memory that is kept for the next value, in bytes.
+const largeRow = 4 << 20
 
 var (
 	identityDefault = []byte("default")
@@ -316,19 +326,21 @@ func (b *builder) rowHeaders(h []sink.Header, t *table, c *decode.Change, op byt
 	if op == 'c' || op == 'u' {
 		b.unchanged = t.enc.Unchanged(b.unchanged[:0], c)
 		if len(b.unchanged) > 0 {
-			put("unavailable", func(d []byte) []byte {
-				// Avro names: nothing in them needs an escape.
-				for i, n := range b.unchanged {
-					d = append(d, "[,"[min(i, 1)], '"')
-					d = append(d, n...)
-					d = append(d, '"')
-				}
-				return append(d, ']')
-			})
+			put("unavailable", func(d []byte) []byte { return appendNames(d, b.unchanged) })
 		}
 	}
 	b.text = d
 	return h
+}
+
+// appendNames appends names of fields as a JSON array. They are Avro's: nothing in them needs an escape.
+func appendNames(d []byte, names []string) []byte {
+	for i, n := range names {
+		d = append(d, "[,"[min(i, 1)], '"')
+		d = append(d, n...)
+		d = append(d, '"')
+	}
+	return append(d, ']')
 }
 
 // truncated appends the truncate event of one table, one record for each partition; part is the id's part of the first, and
@@ -394,6 +406,6 @@ func (b *builder) setContext(content []byte) {
 
 // reserved are the headers that are ours: an application's context cannot stand in for them.
 var reserved = map[string]bool{
-	"id": true, "identity": true, "split": true, "op": true, "commit_lsn": true, "ordinal": true, "xid": true,
+	"id": true, "identity": true, "split": true, "refetched": true, "op": true, "commit_lsn": true, "ordinal": true, "xid": true,
 	"ts_us": true, "schema": true, "table": true, "unavailable": true, "__debezium.oldkey": true, "__debezium.newkey": true,
 }

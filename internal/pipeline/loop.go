@@ -52,6 +52,7 @@ type loop struct {
 	flying      time.Time // commit time of the first source transaction in flight
 	stopping    bool
 	heartbeat   heartbeat
+	refetched   refetched // of the change at hand
 
 	// fence is set for a drain: where the WAL ended when the session began. A transaction that commits at or after it is
 	// behind everything that was committed before.
@@ -269,7 +270,11 @@ func (l *loop) change(ctx context.Context, c *decode.Change) error {
 			return err
 		}
 	}
-	err = l.builder.change(t, c, drop)
+	if t.refetches && !drop && c.Op == decode.Update {
+		err = l.changeRefetched(ctx, t, c)
+	} else {
+		err = l.builder.change(t, c, drop)
+	}
 	if value, ok := errors.AsType[*schema.ValueError](err); ok && value.Stale {
 		newer, aerr := l.again(ctx, c.Relation, c.Position)
 		if aerr != nil {
@@ -557,6 +562,7 @@ func (l *loop) where() string {
 func (l *loop) stopAt(t *table, c *decode.Change, err error) error {
 	var value *schema.ValueError
 	var large *sink.TooLargeError
+	var unreadable *source.UnreadableRowError
 	e := &StopError{Table: c.Relation.String(), Key: t.keyText(c), Position: c.Position.String(), Err: err}
 	switch {
 	case errors.As(err, &value):
@@ -567,6 +573,8 @@ func (l *loop) stopAt(t *table, c *decode.Change, err error) error {
 	case errors.As(err, &large):
 		e.Remedy = fmt.Sprintf("raise max.message.bytes of topic %s above %d (and the broker's message.max.bytes where it is lower), "+
 			"or leave the large column out with source.exclude_columns", large.Topic, large.Bytes)
+	case errors.As(err, &unreadable):
+		e.Remedy = unreadable.Hint() + "; or choose another `toast` for the table's columns"
 	default:
 		return fmt.Errorf("table %s at %s: %w", c.Relation, c.Position, err)
 	}

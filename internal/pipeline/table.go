@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pglogrepl"
 
@@ -40,6 +41,8 @@ type table struct {
 	events                int64         // events of this table in it, of all its versions
 	seed                  []byte
 	stale                 bool // facts came that it was not made from
+	refetches             bool // columns are read again by key where the server did not send them
+	refetchAfter          time.Time
 }
 
 // partition chooses the partition of a record: by its key as Java producers do, or, for a table without a key, one for all
@@ -231,7 +234,7 @@ func (l *loop) newTable(ctx context.Context, rel *decode.Relation, before *relat
 		"key_id", rec.KeyID, "value_id", rec.ValueID, "from", at.String())
 	return &table{
 		topic: topic, partitions: info.Partitions, keyless: st.Key == "", keyColumns: st.KeyColumns, enc: enc,
-		schemaName: []byte(rel.Schema), tableName: []byte(rel.Name),
+		schemaName: []byte(rel.Schema), tableName: []byte(rel.Name), refetches: st.Refetches,
 	}, nil
 }
 
