@@ -300,6 +300,9 @@ func (c *chunk) pack(x *kafka.Compressor, scratch []byte) ([]byte, error) {
 		return scratch, nil
 	}
 	if x.Codec() != kafka.None {
+		if n := len(c.buf); n > 2*cap(scratch) {
+			scratch = make([]byte, 0, n+n/256) // growing step by step would hold a large record two or three times
+		}
 		var err error
 		if scratch, err = x.AppendCompressed(scratch[:0], c.buf[kafka.BatchHeaderLen:]); err != nil {
 			return scratch, fmt.Errorf("compress with %s: %w", x.Codec(), err)

@@ -47,7 +47,7 @@ const (
 	DefaultConnectTimeout   = 10 * time.Second
 	DefaultStatementTimeout = 30 * time.Second
 	DefaultBufferBytes      = 8 << 20
-	DefaultMaxRowBytes      = 64 << 20
+	DefaultMaxRowBytes      = 128 << 20
 )
 
 // Config says which server, slot and publication to read and how. The zero value of a field with a default means the default.
@@ -91,7 +91,7 @@ type Config struct {
 	// BufferBytes bounds the memory of frames that were read and not yet released. When it is spent the reader stops, and
 	// TCP holds the server. A single frame may overdraw it. Default 8 MiB; at least 256 KiB.
 	BufferBytes int64
-	// MaxRowBytes is the largest frame that is accepted; a larger one ends the stream with *RowTooLargeError. Default 64 MiB.
+	// MaxRowBytes is the largest frame that is accepted; a larger one ends the stream with *RowTooLargeError. Default 128 MiB.
 	MaxRowBytes int64
 
 	// Adopt takes a slot that was made beforehand, starting at its confirmed position.
