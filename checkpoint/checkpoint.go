@@ -47,12 +47,15 @@ import (
 // Version is the format that this program writes, and the newest that it reads.
 const Version = 1
 
-// Keys of the topic's records. Those of relations begin with RelationPrefix; AppendRelationKey makes them.
+// Keys of the topic's records. Those of relations begin with RelationPrefix; AppendRelationKey makes them. A topic follows
+// MovedPrefix, a subject LevelPrefix.
 const (
 	Key            = "checkpoint"
 	SessionKey     = "session"
 	TextKey        = "text"
 	RelationPrefix = "relation/"
+	MovedPrefix    = "moved/"
+	LevelPrefix    = "level/"
 )
 
 // Stage is how far a pipeline's life has come.
@@ -243,6 +246,26 @@ type Relation struct {
 	Payload json.RawMessage
 }
 
+// Move says that a table's events go to another topic from the change at Start on.
+type Move struct {
+	Start  Position `json:"start"`
+	Number int      `json:"number"` // of the topic, from 2
+}
+
+// Moved are the moves of one topic, by rising start.
+type Moved struct {
+	Topic string // the one that the table's name gives
+	Moves []Move
+}
+
+// MovedTopic is the name of the topic with a number.
+func MovedTopic(topic string, number int) string {
+	if number < 2 {
+		return topic
+	}
+	return topic + ".v" + strconv.Itoa(number)
+}
+
 // The records as JSON.
 type (
 	lsnText   pglogrepl.LSN
@@ -292,6 +315,14 @@ type (
 		Relation uint32          `json:"relation"`
 		Start    Position        `json:"start"`
 		Payload  json.RawMessage `json:"payload"`
+	}
+	movedJSON struct {
+		V     int    `json:"v"`
+		Moves []Move `json:"moves"`
+	}
+	levelJSON struct {
+		V     int    `json:"v"`
+		Level string `json:"level"`
 	}
 )
 
@@ -357,6 +388,16 @@ func AppendRelation(dst []byte, r *Relation) ([]byte, error) {
 		return dst, fmt.Errorf("relation %d: no payload", r.OID)
 	}
 	return appendJSON(dst, relationJSON{V: Version, Relation: r.OID, Start: r.Start, Payload: r.Payload})
+}
+
+// AppendMoved appends the value of a moved topic's record to dst.
+func AppendMoved(dst []byte, m *Moved) ([]byte, error) {
+	return appendJSON(dst, movedJSON{V: Version, Moves: m.Moves})
+}
+
+// AppendLevel appends the value of a subject's level to dst.
+func AppendLevel(dst []byte, level string) ([]byte, error) {
+	return appendJSON(dst, levelJSON{V: Version, Level: level})
 }
 
 // AppendRelationKey appends the key of a relation's record to dst.
@@ -470,6 +511,28 @@ func DecodeRelation(key, value []byte) (*Relation, error) {
 		return nil, &MalformedError{Key: string(key), Err: errors.New("no payload")}
 	}
 	return &Relation{OID: oid, Start: start, Payload: j.Payload}, nil
+}
+
+// DecodeMoved reads what AppendMoved wrote.
+func DecodeMoved(key, value []byte) (*Moved, error) {
+	var j movedJSON
+	if err := decodeJSON(string(key), value, &j); err != nil {
+		return nil, err
+	}
+	m := &Moved{Topic: strings.TrimPrefix(string(key), MovedPrefix), Moves: j.Moves}
+	for i, v := range m.Moves {
+		if v.Number < 2 || i > 0 && m.Moves[i-1].Start.Compare(v.Start) >= 0 {
+			return nil, &MalformedError{Key: string(key), Err: fmt.Errorf("move %d does not follow the one before", i)}
+		}
+	}
+	return m, nil
+}
+
+// DecodeLevel reads what AppendLevel wrote.
+func DecodeLevel(key, value []byte) (string, error) {
+	var j levelJSON
+	err := decodeJSON(string(key), value, &j)
+	return j.Level, err
 }
 
 // decodeRelationKey reads what AppendRelationKey wrote, and nothing else: two spellings of one key would be two records.

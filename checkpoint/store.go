@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // State is what the topic holds, folded.
@@ -16,6 +17,10 @@ type State struct {
 	Text       *Text       // nil until text mode was ever asked for
 	// Relations by OID, each one's versions by rising start.
 	Relations map[uint32][]*Relation
+	// Moved by the topic that a table's name gives.
+	Moved map[string]*Moved
+	// Levels are to be restored in the registry, by subject; "" for none of its own.
+	Levels map[string]string
 }
 
 // TextMode says whether the stream must be read as text.
@@ -49,6 +54,41 @@ func (s *State) Remember(r *Relation) {
 	s.Relations[r.OID] = versions
 }
 
+// Number returns the number of the topic that a table's events go to at this position: 1 for the one that its name gives.
+func (s *State) Number(topic string, at Position) int {
+	n := 1
+	if m := s.Moved[topic]; m != nil {
+		for _, v := range m.Moves {
+			if v.Start.Compare(at) <= 0 {
+				n = v.Number
+			}
+		}
+	}
+	return n
+}
+
+// Move adds a move that the running session makes, in place of those at or after it. The caller saves what it returns.
+func (s *State) Move(topic string, v Move) *Moved {
+	next := &Moved{Topic: topic}
+	if old := s.Moved[topic]; old != nil {
+		for _, o := range old.Moves {
+			if o.Start.Compare(v.Start) < 0 {
+				next.Moves = append(next.Moves, o)
+			}
+		}
+	}
+	next.Moves = append(next.Moves, v)
+	s.keepMoved(next)
+	return next
+}
+
+func (s *State) keepMoved(m *Moved) {
+	if s.Moved == nil {
+		s.Moved = map[string]*Moved{}
+	}
+	s.Moved[m.Topic] = m
+}
+
 func find(versions []*Relation, start Position) (int, bool) {
 	return slices.BinarySearchFunc(versions, start, func(r *Relation, p Position) int { return r.Start.Compare(p) })
 }
@@ -65,7 +105,40 @@ func (s *State) Apply(key, value []byte) error {
 		return fold(&s.Text, value, DecodeText)
 	case bytes.HasPrefix(key, []byte(RelationPrefix)):
 		return s.applyRelation(key, value)
+	case bytes.HasPrefix(key, []byte(MovedPrefix)):
+		return s.applyMoved(key, value)
+	case bytes.HasPrefix(key, []byte(LevelPrefix)):
+		return s.applyLevel(key, value)
 	}
+	return nil
+}
+
+func (s *State) applyMoved(key, value []byte) error {
+	if value == nil {
+		delete(s.Moved, strings.TrimPrefix(string(key), MovedPrefix))
+		return nil
+	}
+	m, err := DecodeMoved(key, value)
+	if err == nil {
+		s.keepMoved(m)
+	}
+	return err
+}
+
+func (s *State) applyLevel(key, value []byte) error {
+	subject := strings.TrimPrefix(string(key), LevelPrefix)
+	if value == nil {
+		delete(s.Levels, subject)
+		return nil
+	}
+	level, err := DecodeLevel(key, value)
+	if err != nil {
+		return err
+	}
+	if s.Levels == nil {
+		s.Levels = map[string]string{}
+	}
+	s.Levels[subject] = level
 	return nil
 }
 

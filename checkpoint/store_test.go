@@ -107,6 +107,46 @@ func TestLoad(t *testing.T) {
 		}
 	}
 
+	// Topics that tables moved to, and levels that are to be restored.
+	moved := func(m *Moved) {
+		t.Helper()
+		b, err := AppendMoved(nil, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.add(MovedPrefix+m.Topic, b)
+	}
+	moved(s.Move("shop.orders", Move{Start: Position{0x1000, 0x900, 1}, Number: 2}))
+	moved(s.Move("shop.orders", Move{Start: Position{0x3000, 0x900, 1}, Number: 3}))
+	moved(s.Move("shop.orders", Move{Start: Position{0x2000, 0x900, 1}, Number: 4})) // in place of what was after it
+	moved(s.Move("shop.gone", Move{Start: Position{0x2000, 0x900, 1}, Number: 2}))
+	r.add(MovedPrefix+"shop.gone", nil)
+	for subject, level := range map[string]string{"a-value": "FULL", "b-value": "", "c-value": "FULL"} {
+		b, err := AppendLevel(nil, level)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.add(LevelPrefix+subject, b)
+	}
+	r.add(LevelPrefix+"c-value", nil)
+	s = load()
+	for at, want := range map[Position]int{{0x1000, 0x8ff, 9}: 1, {0x1000, 0x900, 1}: 2, {0x2000, 0x8ff, 1}: 2, {0x2000, 0x900, 1}: 4, {0x9000, 1, 1}: 4} {
+		if n := s.Number("shop.orders", at); n != want {
+			t.Errorf("topic %d at %s, want %d", n, at, want)
+		}
+	}
+	if n := s.Number("shop.gone", Position{0x9000, 1, 1}); n != 1 || MovedTopic("x", n) != "x" || MovedTopic("x", 2) != "x.v2" {
+		t.Errorf("a topic that was not moved has number %d", n)
+	}
+	if level, ok := s.Levels["b-value"]; len(s.Levels) != 2 || s.Levels["a-value"] != "FULL" || !ok || level != "" {
+		t.Errorf("levels %v", s.Levels)
+	}
+	for _, bad := range []string{`{"v":1,"moves":[{"start":"0/1,0/1,1","number":1}]}`, `{"v":1,"moves":[{"start":"0/1,0/1,1","number":2},{"start":"0/1,0/1,1","number":3}]}`, `{}`} {
+		if _, err := DecodeMoved([]byte(MovedPrefix+"x"), []byte(bad)); err == nil {
+			t.Errorf("%s is accepted", bad)
+		}
+	}
+
 	// Superseded versions: those that ended before the witness, and no others.
 	var old []string
 	for _, rel := range s.Superseded() {

@@ -19,6 +19,7 @@ import (
 	"walferry/internal/config"
 	"walferry/internal/kafka"
 	"walferry/schema"
+	"walferry/sink"
 	"walferry/source"
 )
 
@@ -169,8 +170,14 @@ func checkKafka(ctx context.Context, c *config.Config, tables []source.Table) []
 		f.add("transactional_id", source.OK, "the coordinator of "+c.Kafka.TransactionalID+" answers", "")
 	}
 	checkInternalTopic(ctx, f, client, c.Checkpoint.Topic, "checkpoint_topic")
+	if c.Schema.ChangesTopic != "" {
+		checkTopic(ctx, f, client, c.ChangesSpec(), "changes_topic", func(int) string { return "it is somebody else's; name another one in schema.changes_topic" })
+	}
 	for _, t := range tables {
-		checkTopic(ctx, f, client, c, t)
+		policy := checkTopic(ctx, f, client, c.TopicSpec(t.Schema, t.Name), "topic", func(n int) string { return fmt.Sprintf("set kafka.topic.partitions: %d", n) })
+		if keyless := len(t.IdentityColumns) == 0 && len(t.PrimaryKey) == 0; keyless && strings.Contains(policy, "compact") {
+			f.add("topic_key", source.Fail, fmt.Sprintf("table %s.%s has no key, and a compacted topic takes no record without one", t.Schema, t.Name), "give the table a primary key, or set kafka.topic.cleanup_policy: delete")
+		}
 	}
 	return f.list
 }
@@ -234,44 +241,40 @@ func checkInternalTopic(ctx context.Context, f *findings, client *kafka.Client, 
 	f.add(id, source.OK, "topic "+topic+" is compacted and has one partition", "")
 }
 
-// checkTopic compares a table's topic with the configuration.
-func checkTopic(ctx context.Context, f *findings, client *kafka.Client, c *config.Config, t source.Table) {
-	spec := c.TopicSpec(t.Schema, t.Name)
-	keyless := len(t.IdentityColumns) == 0 && len(t.PrimaryKey) == 0
-	compacted := strings.Contains(spec.CleanupPolicy, "compact")
+// checkTopic compares a topic with what it should be, and returns the cleanup policy that it has or will have: "" where the topic
+// has to be mended first. partitions is the remedy for another number of partitions, which it is given.
+func checkTopic(ctx context.Context, f *findings, client *kafka.Client, spec sink.TopicSpec, id string, partitions func(have int) string) string {
 	n, exists, err := client.Partitions(ctx, spec.Name)
 	switch {
 	case err != nil:
-		f.add("topic", source.Fail, err.Error(), "allow Describe, DescribeConfigs, Create and Write on the topic "+spec.Name)
-		return
+		f.add(id, source.Fail, err.Error(), "allow Describe, DescribeConfigs, Create and Write on the topic "+spec.Name)
+		return ""
 	case !exists && spec.MustExist:
-		f.add("topic", source.Fail, "topic "+spec.Name+" does not exist and kafka.topic.create is false", fmt.Sprintf("kafka-topics.sh --create --topic %s --partitions %d", spec.Name, spec.Partitions))
+		f.add(id, source.Fail, "topic "+spec.Name+" does not exist and kafka.topic.create is false", fmt.Sprintf("kafka-topics.sh --create --topic %s --partitions %d", spec.Name, spec.Partitions))
 	case !exists:
-		f.add("topic", source.OK, "topic "+spec.Name+" does not exist yet and will be created", "")
+		f.add(id, source.OK, "topic "+spec.Name+" does not exist yet and will be created", "")
 	case n != spec.Partitions:
-		f.add("topic", source.Fail, fmt.Sprintf("topic %s has %d partitions, the configuration says %d", spec.Name, n, spec.Partitions), fmt.Sprintf("set kafka.topic.partitions: %d", n))
+		f.add(id, source.Fail, fmt.Sprintf("topic %s has %d partitions, the configuration says %d", spec.Name, n, spec.Partitions), partitions(n))
 	default:
 		settings, err := client.TopicConfigs(ctx, spec.Name)
 		if err != nil {
-			f.add("topic", source.Fail, err.Error(), "allow DescribeConfigs on the topic "+spec.Name)
-			return
+			f.add(id, source.Fail, err.Error(), "allow DescribeConfigs on the topic "+spec.Name)
+			return ""
 		}
 		policy := settings["cleanup.policy"]
-		compacted = strings.Contains(policy, "compact")
 		if !samePolicy(policy, spec.CleanupPolicy) {
-			f.add("topic", source.Fail, fmt.Sprintf("topic %s has cleanup.policy %s, the configuration says %s", spec.Name, policy, spec.CleanupPolicy),
+			f.add(id, source.Fail, fmt.Sprintf("topic %s has cleanup.policy %s, the configuration says %s", spec.Name, policy, spec.CleanupPolicy),
 				"kafka-configs.sh --alter --topic "+spec.Name+" --add-config cleanup.policy=["+spec.CleanupPolicy+"], or set kafka.topic.cleanup_policy")
-			return
+			return ""
 		}
 		if ms, err := strconv.ParseInt(settings["retention.ms"], 10, 64); err == nil && ms > 0 && time.Duration(ms)*time.Millisecond < shortRetention && strings.Contains(policy, "delete") {
 			f.add("retention", source.Warn, fmt.Sprintf("topic %s keeps records for %s; they carry the time of their commit, so what is published late is deleted sooner", spec.Name, time.Duration(ms)*time.Millisecond),
 				"raise retention.ms of the topic above the longest time that walferry or a consumer may be away")
 		}
-		f.add("topic", source.OK, fmt.Sprintf("topic %s has %d partitions and cleanup.policy %s", spec.Name, n, policy), "")
+		f.add(id, source.OK, fmt.Sprintf("topic %s has %d partitions and cleanup.policy %s", spec.Name, n, policy), "")
+		return policy
 	}
-	if keyless && compacted {
-		f.add("topic_key", source.Fail, fmt.Sprintf("table %s.%s has no key, and a compacted topic takes no record without one", t.Schema, t.Name), "give the table a primary key, or set kafka.topic.cleanup_policy: delete")
-	}
+	return spec.CleanupPolicy
 }
 
 func samePolicy(a, b string) bool {

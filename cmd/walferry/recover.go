@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -324,7 +325,9 @@ func (r *recovery) replace(ctx context.Context, next *checkpoint.Checkpoint) err
 		old := r.state.Checkpoint
 		if r.broken != nil || old != nil && old.SystemID != next.SystemID {
 			for key := range r.keys {
-				if key != checkpoint.Key && key != checkpoint.SessionKey {
+				// A level is to be restored in the registry, whatever becomes of the database.
+				level := r.broken == nil && strings.HasPrefix(key, checkpoint.LevelPrefix)
+				if key != checkpoint.Key && key != checkpoint.SessionKey && !level {
 					out = append(out, record{[]byte(key), nil})
 				}
 			}
@@ -337,6 +340,20 @@ func (r *recovery) replace(ctx context.Context, next *checkpoint.Checkpoint) err
 					out = append(out, record{checkpoint.AppendRelationKey(nil, v), nil})
 				}
 			}
+		}
+		for topic, m := range r.state.Moved {
+			kept := *m
+			for n := len(kept.Moves); n > 0 && kept.Moves[n-1].Start.Commit >= end; n-- {
+				kept.Moves = kept.Moves[:n-1]
+			}
+			if len(kept.Moves) == len(m.Moves) {
+				continue
+			}
+			value, err := checkpoint.AppendMoved(nil, &kept)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, record{[]byte(checkpoint.MovedPrefix + topic), value})
 		}
 		return out, nil
 	})

@@ -71,20 +71,20 @@ func (p *program) serveRegistry(ctx context.Context, c *config.Config) error {
 // registry is what run registers schemas with, and for the built-in one what serves
 // it. Nothing is asked of Kafka here: it may be away, and run says so in its own way.
 func (p *program) registry(ctx context.Context, c *config.Config, client *kafka.Client, log *slog.Logger) (schema.Registrar, func(context.Context) error, error) {
-	level, force := registry.Level(strings.ToUpper(c.Schema.Compatibility)), c.Schema.OnIncompatible == "force"
+	level := registry.Level(strings.ToUpper(c.Schema.Compatibility))
 	if c.Registry.Mode == "external" {
 		api, err := registryClient(c)
 		if err != nil {
 			return nil, nil, err
 		}
-		return registry.NewRegistrar(api, level, force), nil, nil
+		return registry.NewRegistrar(api, level), nil, nil
 	}
 	b, err := newBuiltIn(ctx, c, client, log)
 	if err != nil {
 		return nil, nil, err
 	}
 	log.Info("registry", "listen", b.listener.Addr().String(), "topic", c.Registry.Topic)
-	return registry.NewRegistrar(b.store.API(), level, force), b.serve, nil
+	return registry.NewRegistrar(b.store.API(), level), b.serve, nil
 }
 
 func registryClient(c *config.Config) (*registry.Client, error) {

@@ -199,7 +199,7 @@ func pipelineConfig(c *config.Config) (pipeline.Config, error) {
 		SchemaOptions: func(s, t, db, systemID string) schema.Options {
 			return c.SchemaOptions(s, t, db, systemID, version)
 		},
-		Envelope: c.Schema.Envelope, Truncate: c.Schema.Truncate,
+		Envelope: c.Schema.Envelope, Truncate: c.Schema.Truncate, OnIncompatible: c.OnIncompatible, Changes: c.ChangesSpec(),
 		Checkpoint: c.CheckpointSpec(),
 		Watch:      watchInterval, StallLimit: c.Source.StallLimit.Std(), DrainTimeout: c.DrainTimeout.Std(), Standby: c.Standby, StartTimeout: startTimeout,
 		Session: checkpoint.Session{
@@ -288,7 +288,7 @@ func totals(t *pipeline.Totals) admin.Totals {
 		Changes: map[string]int64{}, Transactions: t.Transactions, Split: t.Split, Batches: t.Batches, Records: t.Records,
 		RecordBytes: t.RecordBytes, ReceivedBytes: t.Received, Aborted: t.Aborted, Uncertain: t.Uncertain,
 		Skipped:    map[string]int64{"not_captured": t.Uncaptured, "truncate": t.Truncates},
-		Heartbeats: t.Heartbeats, Sessions: t.Sessions, Reconnects: map[string]int64{}, Errors: map[string]int64{},
+		Heartbeats: t.Heartbeats, Sessions: t.Sessions, Reconnects: map[string]int64{}, Errors: map[string]int64{}, Incompatible: t.Incompatible,
 	}
 	for op, n := range t.Changes {
 		out.Changes[pipeline.Op(op).String()] = n

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"walferry/checkpoint"
 	"walferry/internal/config"
 	"walferry/internal/kafka"
 	"walferry/schema"
@@ -31,7 +33,8 @@ for each event: commit time, operation (c create, u update, d delete, r read, t
 truncate, - tombstone), topic, key, and the row. Fields that an update changed
 are told from the rest where the old row is known.
 
-TOPIC is a topic, or a table as schema.table. Without any, all topics of the
+TOPIC is a topic, or a table as schema.table, which stands for the topics too that it
+moved to by schema.on_incompatible: new-topic. Without any, all topics of the
 pipeline are followed, those created later included. End with Ctrl-C.`,
 		Example: "  walferry tail\n  walferry tail public.orders --from beginning --json | jq .value.after",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -76,9 +79,11 @@ func (p *program) tail(ctx context.Context, c *config.Config, topics []string, o
 	}
 	decoder := &schemas{readers: map[int32]*avroReader{}, fetch: fetch}
 
+	var tables []string // topics that were given as tables: those that they moved to are followed too
 	for i, t := range topics {
 		if schemaName, table, ok := strings.Cut(t, "."); ok && !strings.Contains(table, ".") {
 			topics[i] = c.TopicName(schemaName, table)
+			tables = append(tables, topics[i])
 		}
 	}
 	reader := client.NewReader(nil)
@@ -92,7 +97,7 @@ func (p *program) tail(ctx context.Context, c *config.Config, topics []string, o
 			if first && !o.beginning {
 				at = kafka.Latest
 			}
-			if err := follow(ctx, c, client, reader, topics, followed, at); err != nil {
+			if err := follow(ctx, c, client, reader, topics, tables, followed, at); err != nil {
 				return err
 			}
 		}
@@ -132,11 +137,20 @@ func (p *program) tail(ctx context.Context, c *config.Config, topics []string, o
 }
 
 // follow adds the partitions of topics that are not followed yet.
-func follow(ctx context.Context, c *config.Config, client *kafka.Client, reader *kafka.Reader, topics []string, followed map[kafka.TopicPartition]bool, at int64) error {
+func follow(ctx context.Context, c *config.Config, client *kafka.Client, reader *kafka.Reader, topics, tables []string, followed map[kafka.TopicPartition]bool, at int64) error {
 	if len(topics) == 0 {
 		topics = nil // all; an empty list would ask for none
 	}
 	found, err := client.Metadata(ctx, topics...)
+	if err == nil && len(tables) > 0 {
+		var all []kafka.TopicMetadata
+		all, err = client.Metadata(ctx)
+		for _, t := range all {
+			if t.Err == nil && slices.ContainsFunc(tables, func(table string) bool { return movedFrom(table, t.Name) }) {
+				found = append(found, t)
+			}
+		}
+	}
 	if err != nil {
 		return within(exitKafka, fmt.Errorf("ask %s for topics: %w", c.BootstrapServers(), err))
 	}
@@ -158,10 +172,17 @@ func follow(ctx context.Context, c *config.Config, client *kafka.Client, reader 
 	return nil
 }
 
+// movedFrom says whether a topic is one that the table of another topic can have moved to.
+func movedFrom(topic, to string) bool {
+	number, ok := strings.CutPrefix(to, topic+".v")
+	n, err := strconv.Atoi(number)
+	return ok && err == nil && n > 1 && checkpoint.MovedTopic(topic, n) == to
+}
+
 // belongs says whether a topic can have come out of the template. Names of tables
 // are not known here, so it is the text before and after the placeholders.
 func belongs(c *config.Config, topic string) bool {
-	if topic == c.Checkpoint.Topic || topic == c.Registry.Topic {
+	if topic == c.Checkpoint.Topic || topic == c.Registry.Topic || topic == c.Schema.ChangesTopic {
 		return false
 	}
 	t := strings.ReplaceAll(c.Kafka.Topic.Template, "{prefix}", c.Kafka.Topic.Prefix)

@@ -127,8 +127,9 @@ type Totals struct {
 	Uncertain     int64            `json:"uncertain_commits"`
 	Heartbeats    int64            `json:"heartbeats"`
 	Sessions      int64            `json:"sessions"`
-	Reconnects    map[string]int64 `json:"reconnects"` // by the server whose fault it was
-	Errors        map[string]int64 `json:"errors"`     // by class
+	Reconnects    map[string]int64 `json:"reconnects"`   // by the server whose fault it was
+	Incompatible  map[string]int64 `json:"incompatible"` // schemas that the registry refused as incompatible, by what was done: force, new-topic
+	Errors        map[string]int64 `json:"errors"`       // by class
 }
 
 // Server is a listener with its handlers.

@@ -114,6 +114,7 @@ var all = []series{
 	counter("heartbeats_total", "Heartbeats written to the source database.", func(s *Status) int64 { return s.Totals.Heartbeats }),
 	counter("sessions_total", "Times that this instance took the slot.", func(s *Status) int64 { return s.Totals.Sessions }),
 	counters("reconnects_total", "Sessions begun again, by the server whose fault it was.", "to", func(s *Status) map[string]int64 { return s.Totals.Reconnects }),
+	counters("incompatible_schemas_total", "Schemas that the registry refused as incompatible and that are used all the same, by how: force, new-topic. See schema.on_incompatible.", "how", func(s *Status) map[string]int64 { return s.Totals.Incompatible }),
 	counters("errors_total", "Errors, by class: retry, restart, fenced, fatal, value, too_large, schema.", "class", func(s *Status) map[string]int64 { return s.Totals.Errors }),
 
 	gauge("ready", "1 while changes are delivered: what /readyz answers.", func(s *Status) float64 { return yes(s.Ready) }),

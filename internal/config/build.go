@@ -109,6 +109,29 @@ func (c *Config) TopicSpec(schemaName, table string) sink.TopicSpec {
 	}
 }
 
+// ChangesSpec is the topic of schema changes as it is to be created or checked; without a name for none. It has one
+// partition, so that changes of all tables are in order, and keeps what it has: a history with a gap is none.
+func (c *Config) ChangesSpec() sink.TopicSpec {
+	return sink.TopicSpec{
+		Name:              c.Schema.ChangesTopic,
+		Partitions:        1,
+		ReplicationFactor: c.Kafka.Topic.ReplicationFactor,
+		CleanupPolicy:     "delete",
+		Configs:           map[string]string{"retention.ms": "-1", "retention.bytes": "-1"},
+		MustExist:         !c.Kafka.Topic.Create,
+	}
+}
+
+// OnIncompatible is what happens when the registry refuses a schema of this table: stop, force or new-topic.
+func (c *Config) OnIncompatible(schemaName, table string) string {
+	for key, x := range c.Schema.Tables {
+		if p := parts(key); len(p) == 2 && p[0] == schemaName && p[1] == table && x.OnIncompatible != "" {
+			return x.OnIncompatible
+		}
+	}
+	return c.Schema.OnIncompatible
+}
+
 // CheckpointSpec is the checkpoint topic as it is to be created or checked.
 func (c *Config) CheckpointSpec() sink.TopicSpec {
 	return sink.TopicSpec{

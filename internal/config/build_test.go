@@ -19,6 +19,11 @@ schema:
     public.orders.amount: {numeric: string}
     '"odd.schema"."t""x".c': {time: iso}
   keys: {public.orders: [a, b]}
+  tables:
+    public.orders: {on_incompatible: new-topic}
+    '"odd.schema"."t""x"': {on_incompatible: force}
+    public.left: {on_incompatible: ""}
+  changes_topic: shop.changes
 `)
 	s, err := c.ForSource()
 	if err != nil || s.Slot != "walferry_shop" || s.Heartbeat != 10*time.Second || !s.CreateSlot {
@@ -36,6 +41,14 @@ schema:
 	}
 	if o := c.SchemaOptions("odd.schema", `t"x`, "db", "1", "v"); o.Columns["c"].Time != "iso" || o.Key != nil {
 		t.Errorf("%+v", o)
+	}
+	for table, want := range map[[2]string]string{{"public", "orders"}: "new-topic", {"odd.schema", `t"x`}: "force", {"public", "left"}: "stop", {"public", "others"}: "stop"} {
+		if got := c.OnIncompatible(table[0], table[1]); got != want {
+			t.Errorf("%v on_incompatible is %s, want %s", table, got, want)
+		}
+	}
+	if spec := c.ChangesSpec(); spec.Name != "shop.changes" || spec.Partitions != 1 || spec.CleanupPolicy != "delete" || spec.Configs["retention.ms"] != "-1" {
+		t.Errorf("%+v", spec)
 	}
 	if c := c.ForSink(); c.TransactionalID != "walferry-shop" || c.PublishTimeout >= c.TransactionTimeout {
 		t.Errorf("%+v", c)

@@ -197,6 +197,9 @@ func show(c *Config) Config {
 	if len(x.Schema.Columns) == 0 {
 		x.Schema.Columns = nil
 	}
+	if len(x.Schema.Tables) == 0 {
+		x.Schema.Tables = nil
+	}
 	return x
 }
 

@@ -133,7 +133,7 @@ func schemaOf(t reflect.Type, defaults reflect.Value) map[string]any {
 				map[string]any{"type": "array", "items": map[string]any{"type": "string"}},
 				map[string]any{"type": "string"},
 			}}
-		case ft == reflect.TypeFor[map[string]Column]():
+		case ft.Kind() == reflect.Map && ft.Elem().Kind() == reflect.Struct:
 			p = map[string]any{"type": "object", "additionalProperties": schemaOf(ft.Elem(), reflect.Zero(ft.Elem()))}
 		case ft == reflect.TypeFor[map[string][]string]():
 			p = map[string]any{"type": "object", "additionalProperties": map[string]any{"type": "array", "items": map[string]any{"type": "string"}}}

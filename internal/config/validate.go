@@ -38,6 +38,14 @@ func (c *Config) validate() ErrorList {
 		v.pattern("schema.keys."+key, key, 2, "schema.table")
 		v.check(len(columns) > 0, "schema.keys."+key, "the key has no columns", "list them, or leave the table out to use its replica identity")
 	}
+	for key := range c.Schema.Tables {
+		v.pattern("schema.tables."+key, key, 2, "schema.table")
+		v.check(!strings.Contains(key, "*") || strings.Contains(key, `"`), "schema.tables."+key, "a wildcard stands for no single table here", "name each table")
+	}
+	if t := c.Schema.ChangesTopic; t != "" {
+		v.check(topicName.MatchString(t), "schema.changes_topic", fmt.Sprintf("%q is not a topic name", t), "use letters, digits, _ - and . only, 249 at most")
+		v.check(t != c.Checkpoint.Topic && t != c.Registry.Topic, "schema.changes_topic", "this topic is walferry's own", "give the schema changes a topic of their own")
+	}
 	v.span("drain_timeout", c.DrainTimeout, Duration(time.Second), Duration(10*time.Minute))
 	named := pipelineName.MatchString(c.Name) // else what derives from it is not judged too
 	v.check(topicName.MatchString(c.Checkpoint.Topic) || !named, "checkpoint.topic", fmt.Sprintf("%q is not a topic name", c.Checkpoint.Topic), "use letters, digits, _ - and . only, 249 at most")

@@ -119,6 +119,7 @@ type bed struct {
 	name     string
 	client   *kafka.Client
 	registry *registrar
+	register schema.Registrar // what schemas are registered with; registry where it is nil
 	adjust   func(*Config)
 	prepare  func(*Pipeline)
 	dial     func(*kafka.Config)
@@ -219,7 +220,11 @@ func (b *bed) start() *running {
 	w := newWatcher()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	log := slog.New(slog.NewTextHandler(io.MultiWriter(b.t.Output(), &b.logged), &slog.HandlerOptions{Level: slog.LevelDebug}))
-	r := &running{Pipeline: New(b.config(), b.client, b.registry, w, log), watcher: w, cancel: cancel, done: make(chan error, 1)}
+	var register schema.Registrar = b.registry
+	if b.register != nil {
+		register = b.register
+	}
+	r := &running{Pipeline: New(b.config(), b.client, register, w, log), watcher: w, cancel: cancel, done: make(chan error, 1)}
 	r.onAborted, r.onEnded, r.onLooked = w.Aborted, w.Ended, w.Looked
 	if b.prepare != nil {
 		b.prepare(r.Pipeline)

@@ -114,19 +114,20 @@ func classOf(err error) Class {
 
 // Totals are what an instance has done since it was started.
 type Totals struct {
-	Sessions     int64   // that took the slot
-	Batches      int64   // Kafka transactions committed
-	Transactions int64   // source transactions committed whole, heartbeats included
-	Split        int64   // of these, the ones that needed more than one Kafka transaction
-	Changes      Changes // committed
-	Uncaptured   int64   // rows and truncates of tables that the publication has and the configuration does not
-	Truncates    int64   // truncates not published, by schema.truncate: skip
-	Records      int64   // event records committed, tombstones included, checkpoints not
-	RecordBytes  int64   // their bytes before compression
-	Received     int64   // bytes of pgoutput received
-	Heartbeats   int64   // written to the database
-	Aborted      int64   // Kafka transactions aborted and published again
-	Uncertain    int64   // commits without an answer, settled by reading
+	Sessions     int64            // that took the slot
+	Batches      int64            // Kafka transactions committed
+	Transactions int64            // source transactions committed whole, heartbeats included
+	Split        int64            // of these, the ones that needed more than one Kafka transaction
+	Changes      Changes          // committed
+	Uncaptured   int64            // rows and truncates of tables that the publication has and the configuration does not
+	Truncates    int64            // truncates not published, by schema.truncate: skip
+	Records      int64            // event records committed, tombstones included, checkpoints not
+	RecordBytes  int64            // their bytes before compression
+	Received     int64            // bytes of pgoutput received
+	Heartbeats   int64            // written to the database
+	Aborted      int64            // Kafka transactions aborted and published again
+	Uncertain    int64            // commits without an answer, settled by reading
+	Incompatible map[string]int64 // schemas that the registry refused as incompatible, by what was done: force, new-topic
 	Errors       map[Class]int64
 	Reconnects   map[string]int64 // sessions begun again, by the server whose fault it was: source, kafka, registry
 }
@@ -206,6 +207,7 @@ func (p *Pipeline) Health() Health {
 	}
 	out.Totals.Received = h.received.Load()
 	out.Totals.Errors, out.Totals.Reconnects = maps.Clone(h.totals.Errors), maps.Clone(h.totals.Reconnects)
+	out.Totals.Incompatible = maps.Clone(h.totals.Incompatible)
 	out.ChangesPerSecond, out.BytesPerSecond = h.throughput.rates(now)
 	if t := h.oldest.Load(); t != 0 {
 		out.Lag = max(now.Sub(time.Unix(0, t)), 0)
@@ -226,6 +228,7 @@ func (p *Pipeline) Health() Health {
 func (h *health) init(interval time.Duration) {
 	h.interval, h.state, h.at = interval, Starting, stepStart
 	h.totals.Errors, h.totals.Reconnects = map[Class]int64{}, map[string]int64{}
+	h.totals.Incompatible = map[string]int64{incompatibleForce: 0, incompatibleNewTopic: 0}
 	h.throughput.begun = time.Now()
 }
 
@@ -324,6 +327,13 @@ func (h *health) failed(err error) {
 	defer h.mu.Unlock()
 	h.totals.Errors[classOf(err)]++
 	h.lastErr = err
+}
+
+// incompatible counts a schema that the registry refused and that is used all the same.
+func (h *health) incompatible(how string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.totals.Incompatible[how]++
 }
 
 // ended notes the end of a session.

@@ -109,6 +109,18 @@ func (b *bed) all(table string) []event {
 
 func (b *bed) topic(topic string) []event {
 	b.t.Helper()
+	out := b.records(topic)
+	for i, e := range out {
+		if e.Value != nil {
+			out[i].value = b.registry.decode(b.t, e.Value)
+		}
+	}
+	return out
+}
+
+// records are a topic's committed records up to its end, not decoded; none if there is no topic.
+func (b *bed) records(topic string) []event {
+	b.t.Helper()
 	client := b.plain()
 	ctx, done := context.WithTimeout(b.t.Context(), 30*time.Second)
 	defer done()
@@ -145,11 +157,7 @@ func (b *bed) topic(topic string) []event {
 			b.t.Fatalf("read %s: %v", topic, err)
 		}
 		for _, rec := range recs {
-			e := event{Record: rec}
-			if rec.Value != nil {
-				e.value = b.registry.decode(b.t, rec.Value)
-			}
-			out = append(out, e)
+			out = append(out, event{Record: rec})
 		}
 	}
 	slices.SortStableFunc(out, func(x, y event) int {

@@ -164,6 +164,7 @@ func (l *loop) leave(ctx context.Context, err error) error {
 	if aerr := l.builder.abandon(); aerr != nil {
 		return errors.Join(err, aerr)
 	}
+	l.building.forget(l.builder.tx)
 	l.inTx, l.position = false, l.before
 	if ierr := l.idle(ctx); ierr != nil {
 		return errors.Join(err, ierr)
@@ -256,6 +257,13 @@ func (l *loop) change(ctx context.Context, c *decode.Change) error {
 	if l.drop == checkpoint.Drop {
 		return nil // relations and types were noted by the decoder
 	}
+	drop := l.covered(c.Position)
+	if !drop && l.full() {
+		// Before the table is made: a new version is saved in the transaction of its first row.
+		if err := l.room(ctx); err != nil {
+			return err
+		}
+	}
 	t, err := l.table(ctx, c.Relation, c.Position)
 	if err != nil {
 		return err
@@ -263,12 +271,6 @@ func (l *loop) change(ctx context.Context, c *decode.Change) error {
 	if t == nil {
 		l.stats.uncaptured++
 		return nil
-	}
-	drop := l.covered(c.Position)
-	if !drop && l.full() {
-		if err := l.room(ctx); err != nil {
-			return err
-		}
 	}
 	if t.refetches && !drop && c.Op == decode.Update {
 		err = l.changeRefetched(ctx, t, c)
@@ -511,7 +513,7 @@ func (l *loop) settled(o outcome) error {
 	hit("after-confirm")
 	l.committed(o)
 	o.sealed.batch.Reset()
-	o.sealed.relations, o.sealed.superseded = o.sealed.relations[:0], nil
+	o.sealed.relations, o.sealed.changes, o.sealed.moved, o.sealed.superseded = o.sealed.relations[:0], nil, nil, nil
 	l.spare = o.sealed
 	return nil
 }

@@ -16,6 +16,8 @@ type sealed struct {
 	checkpoint checkpoint.Checkpoint
 	relations  []*checkpoint.Relation // versions first used in it
 	superseded []*checkpoint.Relation // versions that it takes away
+	moved      []*checkpoint.Moved    // tables that go to another topic from a row in it on
+	changes    []*schemaChange        // one for each of relations that is a change
 	stats      batchStats
 	sealedAt   time.Time
 }

@@ -99,7 +99,7 @@ func (s *session) run(parent context.Context) (err error) {
 	}); err != nil {
 		return fmt.Errorf("checkpoint topic: %w", err)
 	}
-	s.store = &store{topic: s.cfg.Checkpoint.Name, kafka: s.kafka, producer: s.producer, session: s.cfg.Session, now: time.Now}
+	s.store = &store{topic: s.cfg.Checkpoint.Name, kafka: s.kafka, producer: s.producer, session: s.cfg.Session, now: time.Now, changes: s.cfg.Changes.Name, systemID: s.system.ID}
 	if err := s.peek(ctx); err != nil {
 		return err
 	}
@@ -453,6 +453,7 @@ func (s *session) keyless(ctx context.Context) error {
 		}
 		s.health.step(stepKafka)
 		spec := s.cfg.TopicSpec(t.Schema, t.Name)
+		spec.Name = checkpoint.MovedTopic(spec.Name, s.saved.Number(spec.Name, checkpoint.Position{Commit: ^pglogrepl.LSN(0)}))
 		policy := spec.CleanupPolicy // what it will be made with
 		if err := s.bounded(ctx, func(ctx context.Context) error {
 			_, exists, err := s.kafka.Partitions(ctx, spec.Name)
@@ -516,6 +517,18 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 	}
 	if err := s.keyless(ctx); err != nil {
 		return err
+	}
+	if err := s.restoreLevels(ctx); err != nil {
+		return err
+	}
+	if s.cfg.Changes.Name != "" {
+		s.health.step(stepKafka)
+		if err := s.bounded(ctx, func(ctx context.Context) error {
+			_, err := s.producer.EnsureTopic(ctx, s.cfg.Changes)
+			return err
+		}); err != nil {
+			return fmt.Errorf("topic of schema changes: %w", err)
+		}
 	}
 	if err := s.baseline(ctx); err != nil {
 		return err

@@ -17,6 +17,8 @@ type store struct {
 	kafka    *kafka.Client
 	producer *sink.Producer
 	session  checkpoint.Session
+	changes  string // topic of schema changes; "" for none
+	systemID string
 	now      func() time.Time
 	batch    *sink.Batch
 }
@@ -116,7 +118,8 @@ func (s *store) saveTextMode(ctx context.Context, reason string) error {
 	return err
 }
 
-// seal puts what is saved with a batch behind its records: relation versions first, the checkpoint last.
+// seal puts what is saved with a batch behind its records, relation versions first and the checkpoint last, and the schema
+// changes that are published with it.
 func (s *store) seal(b *sealed) error {
 	for _, r := range b.superseded {
 		if err := b.batch.AppendLast(s.topic, 0, s.now(), checkpoint.AppendRelationKey(nil, r), nil, nil); err != nil {
@@ -130,6 +133,20 @@ func (s *store) seal(b *sealed) error {
 		}
 		if err := b.batch.AppendLast(s.topic, 0, s.now(), checkpoint.AppendRelationKey(nil, r), value, nil); err != nil {
 			return fmt.Errorf("save relation %d: %w", r.OID, err)
+		}
+	}
+	for _, m := range b.moved {
+		value, err := checkpoint.AppendMoved(nil, m)
+		if err != nil {
+			return err
+		}
+		if err := b.batch.AppendLast(s.topic, 0, s.now(), []byte(checkpoint.MovedPrefix+m.Topic), value, nil); err != nil {
+			return fmt.Errorf("save that topic %s has moved: %w", m.Topic, err)
+		}
+	}
+	for _, c := range b.changes {
+		if err := c.appendTo(b.batch, s.changes, s.systemID); err != nil {
+			return err
 		}
 	}
 	value, err := checkpoint.AppendCheckpoint(nil, &b.checkpoint)

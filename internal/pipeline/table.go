@@ -111,7 +111,7 @@ func (l *loop) table(ctx context.Context, rel *decode.Relation, at decode.Positi
 	}
 	t, err := l.newTable(ctx, rel, before, at)
 	if err != nil {
-		return nil, fmt.Errorf("table %s: %w", rel, err)
+		return nil, fmt.Errorf("table %s at %s: %w", rel, at, err)
 	}
 	l.keep(rel, t)
 	return t, nil
@@ -178,7 +178,62 @@ func (l *loop) newTable(ctx context.Context, rel *decode.Relation, before *relat
 	if desc, err = l.complete(ctx, rel, desc); err != nil {
 		return nil, err
 	}
+	v, err := l.placed(ctx, rel, desc, before, saved, at)
+	if err != nil {
+		return nil, err
+	}
+	rec := v.rec
+	if saved == nil || saved.Relation == nil || !saved.Relation.Equal(rel) || saved.KeyID != rec.KeyID || saved.ValueID != rec.ValueID || saved.Topic != rec.Topic {
+		if err := l.saveRelation(rel.ID, at, &rec); err != nil {
+			return nil, err
+		}
+		l.changed(at, before, &rec)
+	}
+	enc, err := v.st.Encoder(rec.KeyID, rec.ValueID)
+	if err != nil {
+		return nil, err
+	}
+	l.log.Info("relation", "table", rel.String(), "topic", rec.Topic, "partitions", rec.Partitions,
+		"key_id", rec.KeyID, "value_id", rec.ValueID, "from", at.String())
+	return &table{
+		topic: rec.Topic, partitions: rec.Partitions, keyless: v.st.Key == "", keyColumns: v.st.KeyColumns, enc: enc,
+		schemaName: []byte(rel.Schema), tableName: []byte(rel.Name), refetches: v.st.Refetches,
+	}, nil
+}
+
+// version is a relation version with its topic and its schemas.
+type version struct {
+	st  *schema.Table
+	rec relationRecord
+}
+
+// placed finds the topic of a relation version and registers its schemas. That is the topic that the table's name gives, or
+// the one that the table has moved to; where these schemas may not follow those there, the table's policy decides.
+func (l *loop) placed(ctx context.Context, rel *decode.Relation, desc *decode.Descriptor, before, saved *relationRecord, at decode.Position) (*version, error) {
 	spec := l.cfg.TopicSpec(rel.Schema, rel.Name)
+	name := spec.Name
+	was := l.saved.Number(name, position(at))
+	for number := was; ; {
+		spec.Name = checkpoint.MovedTopic(name, number)
+		v, err := l.in(ctx, spec, rel, desc, before, saved)
+		if err == nil {
+			if number != was {
+				l.move(name, spec.Name, checkpoint.Move{Start: position(at), Number: number})
+			}
+			return v, nil
+		}
+		if !is[*registry.IncompatibleError](err) || l.policy(rel) != incompatibleNewTopic {
+			return nil, err
+		}
+		l.log.Warn("the registry refuses the schema as incompatible: the table's events go on in another topic", "table", rel.String(), "topic", spec.Name, "reason", err)
+		if number, err = l.unused(name, number); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// in derives a relation version's schemas for a topic, makes the topic and registers them.
+func (l *loop) in(ctx context.Context, spec sink.TopicSpec, rel *decode.Relation, desc *decode.Descriptor, before, saved *relationRecord) (*version, error) {
 	topic := spec.Name
 	st, err := schema.Derive(rel, desc, topic, l.schemaOptions(rel))
 	if err != nil {
@@ -211,31 +266,17 @@ func (l *loop) newTable(ctx context.Context, rel *decode.Relation, before *relat
 	}
 	if saved != nil && saved.KeyHash == rec.KeyHash && saved.ValueHash == rec.ValueHash {
 		rec.KeyID, rec.ValueID = saved.KeyID, saved.ValueID
-	} else {
-		if st.Key != "" {
-			if rec.KeyID, err = l.register(ctx, st.KeySubject, st.Key); err != nil {
-				return nil, err
-			}
-		}
-		if rec.ValueID, err = l.register(ctx, st.ValueSubject, st.Value); err != nil {
+		return &version{st, rec}, nil
+	}
+	if st.Key != "" {
+		if rec.KeyID, err = l.register(ctx, rel, st.KeySubject, st.Key); err != nil {
 			return nil, err
 		}
 	}
-	if saved == nil || saved.Relation == nil || !saved.Relation.Equal(rel) || saved.KeyID != rec.KeyID || saved.ValueID != rec.ValueID || saved.Topic != topic {
-		if err := l.saveRelation(rel.ID, at, &rec); err != nil {
-			return nil, err
-		}
-	}
-	enc, err := st.Encoder(rec.KeyID, rec.ValueID)
-	if err != nil {
+	if rec.ValueID, err = l.register(ctx, rel, st.ValueSubject, st.Value); err != nil {
 		return nil, err
 	}
-	l.log.Info("relation", "table", rel.String(), "topic", topic, "partitions", info.Partitions,
-		"key_id", rec.KeyID, "value_id", rec.ValueID, "from", at.String())
-	return &table{
-		topic: topic, partitions: info.Partitions, keyless: st.Key == "", keyColumns: st.KeyColumns, enc: enc,
-		schemaName: []byte(rel.Schema), tableName: []byte(rel.Name), refetches: st.Refetches,
-	}, nil
+	return &version{st, rec}, nil
 }
 
 // complete adds the types of the columns that a descriptor does not have: of a table that is gone by now, or as one was that
@@ -336,52 +377,6 @@ func fingerprint(avro string) string {
 	return hex.EncodeToString(f[:])
 }
 
-// register compiles a schema and asks for its id. A registry that does not answer is asked again for as long as the
-// session lives: the stall limit ends it.
-func (l *loop) register(ctx context.Context, subject, avro string) (int32, error) {
-	if _, err := schema.Compile(avro); err != nil {
-		return 0, fmt.Errorf("schema of subject %s: %w", subject, err)
-	}
-	registrar := l.registry
-	ctx, done := context.WithTimeoutCause(ctx, l.cfg.StallLimit, &stallError{
-		step: stepRegistry, err: errRegistryStalled,
-		// The same question: registering twice gives one id, and the next session finds it at hand.
-		ask: func(ctx context.Context) error {
-			if _, err := registrar.Register(ctx, subject, avro); err != nil && !refused(err) {
-				return err
-			}
-			return nil
-		},
-	})
-	defer done()
-	for attempt := 0; ; attempt++ {
-		id, err := registrar.Register(ctx, subject, avro)
-		if err == nil {
-			return id, nil
-		}
-		if ctx.Err() != nil {
-			return 0, fmt.Errorf("register subject %s: %w (%w)", subject, context.Cause(ctx), err)
-		}
-		if is[*registry.AuthError](err) {
-			return 0, err
-		}
-		if refused(err) {
-			return 0, &RefusedSchemaError{Subject: subject, Err: err}
-		}
-		l.health.failed(err)
-		l.log.Warn("registry", "subject", subject, "error", err)
-		if cause := sleep(ctx, l.delay(attempt)); cause != nil {
-			return 0, fmt.Errorf("register subject %s: %w (%w)", subject, cause, err)
-		}
-	}
-}
-
-// refused tells that a registry has answered and does not take a schema.
-func refused(err error) bool {
-	var r interface{ Refused() bool }
-	return errors.As(err, &r) && r.Refused()
-}
-
 // KeylessError says that a table without a key would go to a compacted topic, which refuses the whole batch.
 type KeylessError struct{ Table, Topic string }
 
@@ -392,23 +387,6 @@ func (e *KeylessError) Error() string {
 // Hint is the way on.
 func (e *KeylessError) Hint() string {
 	return fmt.Sprintf("give the table a primary key, or set cleanup.policy=delete on topic %s, or exclude the table", e.Topic)
-}
-
-// RefusedSchemaError says that the registry answered, and did not take a schema.
-type RefusedSchemaError struct {
-	Subject string
-	Err     error
-}
-
-func (e *RefusedSchemaError) Error() string {
-	return fmt.Sprintf("the registry refuses the schema of subject %s: %v", e.Subject, e.Err)
-}
-func (e *RefusedSchemaError) Unwrap() error { return e.Err }
-
-// Hint is the way on.
-func (e *RefusedSchemaError) Hint() string {
-	return fmt.Sprintf("nothing is lost, the slot keeps the changes: change the table so that the schema is compatible, or set schema.on_incompatible: force, "+
-		"or loosen the level with PUT /config/%s", e.Subject)
 }
 
 // keyText is the row's key for a person to find it by, from the old row where there is one. Values are in text form.

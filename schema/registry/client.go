@@ -320,8 +320,8 @@ func (c *Client) Register(ctx context.Context, subject, avro string) (int32, err
 	return c.RegisterSchema(ctx, subject, avro, false)
 }
 
-// RegisterSchema is Register; with force it registers an incompatible schema as well. A registry that does not know
-// ?force=true (Confluent's before 8) gets the subject's level set to NONE for this one registration.
+// RegisterSchema is Register; with force it asks for an incompatible schema as well. A registry that does not know
+// ?force=true (Confluent's before 8) still answers with *IncompatibleError then: [Registrar.Force] knows the way on.
 func (c *Client) RegisterSchema(ctx context.Context, subject, avro string, force bool) (int32, error) {
 	c.mu.Lock()
 	id, ok := c.ids[[2]string{subject, avro}]
@@ -334,10 +334,6 @@ func (c *Client) RegisterSchema(ctx context.Context, subject, avro string, force
 		query.Set("force", "true")
 	}
 	id, err := c.register(ctx, subject, avro, query)
-	var incompatible *IncompatibleError
-	if force && errors.As(err, &incompatible) {
-		id, err = c.registerUnchecked(ctx, subject, avro)
-	}
 	if err != nil {
 		return 0, err
 	}
@@ -366,32 +362,6 @@ func (c *Client) register(ctx context.Context, subject, avro string, query url.V
 		return 0, &UnavailableError{c.base.Redacted(), errors.New("the answer to a registration has no id")}
 	}
 	return id, nil
-}
-
-// registerUnchecked puts the level back whatever happens in between, except our own death.
-func (c *Client) registerUnchecked(ctx context.Context, subject, avro string) (id int32, err error) {
-	level, own, err := c.Level(ctx, subject)
-	if err != nil {
-		return 0, err
-	}
-	if err := c.SetLevel(ctx, subject, None); err != nil {
-		return 0, err
-	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.Timeout)
-		defer cancel()
-		back := func() error {
-			if own {
-				return c.SetLevel(ctx, subject, level)
-			}
-			_, err := c.do(ctx, http.MethodDelete, []string{"config", subject}, nil, nil)
-			return err
-		}
-		if e := back(); e != nil {
-			err = errors.Join(err, fmt.Errorf("compatibility of subject %s is left at NONE, it was %s: %w", subject, level, e))
-		}
-	}()
-	return c.register(ctx, subject, avro, nil)
 }
 
 // Lookup returns id and version of a schema that is registered under a subject; *Error with 40401 or 40403 if it is not.
@@ -490,6 +460,17 @@ func (c *Client) SetLevel(ctx context.Context, subject string, level Level) erro
 	body := &node{kind: objectNode}
 	body.set("compatibility", &node{kind: stringNode, text: string(level)})
 	_, err := c.do(ctx, http.MethodPut, []string{"config", subject}, nil, body)
+	return err
+}
+
+// DeleteLevel takes a subject's own compatibility level away, so that the one of all subjects counts again. It is no error
+// when it has none.
+func (c *Client) DeleteLevel(ctx context.Context, subject string) error {
+	_, err := c.do(ctx, http.MethodDelete, []string{"config", subject}, nil, nil)
+	var e *Error
+	if errors.As(err, &e) && e.Status() == http.StatusNotFound {
+		return nil
+	}
 	return err
 }
 

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -129,10 +130,33 @@ func TestClient(t *testing.T) {
 	if !errors.As(err, &incompatible) || !incompatible.Refused() || !slices.Equal(incompatible.Fields(), []string{"x"}) || incompatible.Hint() == "" {
 		t.Errorf("incompatible: %v", err)
 	}
+	if got := incompatible.Rules(); !slices.Equal(got, []string{
+		`field x: TYPE_MISMATCH reader type: INT not compatible with writer type: NULL (at /fields/0/type/0)`,
+		`field x: TYPE_MISMATCH reader type: INT not compatible with writer type: STRING (at /fields/0/type/1)`,
+	}) {
+		t.Errorf("rules: %q", got)
+	}
 	_, err = c.Register(ctx, "s", `{"type":"nonsense"}`)
 	var e *registry.Error
 	if !errors.As(err, &e) || e.Code != registry.CodeInvalidSchema || !e.Refused() {
 		t.Errorf("invalid: %v", err)
+	}
+}
+
+// TestRules reads the texts of Confluent's registry, which name no field inside of unions, and those of ours.
+func TestRules(t *testing.T) {
+	for detail, want := range map[string][]string{
+		`Schema being registered is incompatible with an earlier schema for subject "s", details: [{errorType:'MISSING_UNION_BRANCH', description:'The new schema is missing a type inside a union field at path '/fields/0/type/1' in the old schema', additionalInfo:'reader union lacking writer type: RECORD'}, {oldSchemaVersion: 1}, {validateFields: 'false', compatibility: 'BACKWARD'}]`: {
+			`MISSING_UNION_BRANCH reader union lacking writer type: RECORD (at /fields/0/type/1)`,
+		},
+		`x; error code: 409 [{errorType:'READER_FIELD_MISSING_DEFAULT_VALUE', description:'The field 'amount' at path '/fields/1' in the new schema has no default value and is missing in the old schema', additionalInfo:'amount'}, {errorType:'MISSING_UNION_BRANCH', description:'The new schema is missing a type inside a union field at path '/fields/0/type/1' in the old schema', additionalInfo:'reader union lacking writer type: RECORD', field:'after.amount: TYPE_MISMATCH reader type: INT'}]`: {
+			`field amount: READER_FIELD_MISSING_DEFAULT_VALUE (at /fields/1)`, `field after.amount: TYPE_MISMATCH reader type: INT (at /fields/0/type/1)`,
+		},
+		"no": nil,
+	} {
+		if got := (&registry.IncompatibleError{Detail: detail}).Rules(); !slices.Equal(got, want) {
+			t.Errorf("%s\ngives %q, want %q", detail, got, want)
+		}
 	}
 }
 
@@ -293,7 +317,7 @@ func TestRegistrarLevels(t *testing.T) {
 	for name, api := range apis {
 		t.Run(name, func(t *testing.T) {
 			ctx := t.Context()
-			fresh := func() *registry.Registrar { return registry.NewRegistrar(api, registry.FullTransitive, false) }
+			fresh := func() *registry.Registrar { return registry.NewRegistrar(api, registry.FullTransitive) }
 			mine, theirs, decided := name+"-mine", name+"-theirs", name+"-decided"
 			if _, err := fresh().Register(ctx, mine, record("x")); err != nil {
 				t.Fatal(err)
@@ -323,7 +347,7 @@ func TestRegistrarLevels(t *testing.T) {
 			if code(err) != registry.CodeIncompatible {
 				t.Errorf("incompatible: %v", err)
 			}
-			id, err := registry.NewRegistrar(api, "", true).Register(ctx, mine, bad)
+			id, err := fresh().Force(ctx, mine, bad, &ledger{t: t})
 			if err != nil {
 				t.Errorf("forced: %v", err)
 			}
@@ -341,7 +365,12 @@ func TestRegistrarLevels(t *testing.T) {
 func TestForceOnAnOlderRegistry(t *testing.T) {
 	store, rec, server := newRecorded(t, registry.ServerConfig{})
 	inner := rec.Handler
+	var left atomic.Int64 // requests that still come through
+	left.Store(1 << 30)
 	rec.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if left.Add(-1) < 0 {
+			panic(http.ErrAbortHandler)
+		}
 		r.URL.RawQuery = strings.ReplaceAll(r.URL.RawQuery, "force=true", "")
 		inner.ServeHTTP(w, r)
 	})
@@ -354,16 +383,73 @@ func TestForceOnAnOlderRegistry(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		c := newClient(t, registry.ClientConfig{URL: server.URL})
-		if _, err := c.RegisterSchema(t.Context(), subject, bad, true); err != nil {
-			t.Errorf("%s: %v", subject, err)
-		}
 		want := registry.Backward
 		if own {
 			want = registry.Full
 		}
-		if l, isOwn := store.Level(subject); l != want || isOwn != own {
-			t.Errorf("%s: level %s, own %v", subject, l, isOwn)
+		level := func(what string, want registry.Level, wantOwn bool) {
+			t.Helper()
+			if l, isOwn := store.Level(subject); l != want || isOwn != wantOwn {
+				t.Errorf("%s, %s: level %s, own %v", subject, what, l, isOwn)
+			}
 		}
+		l := &ledger{t: t}
+		r := registry.NewRegistrar(newClient(t, registry.ClientConfig{URL: server.URL, Retries: -1}), "")
+		// A death before each step leaves what can be restored: the level is lowered, the schema registered, the level asked
+		// for and set back.
+		for step, typ := range []string{"int", "boolean", "bytes", "boolean"} {
+			bad := strings.Replace(bad, "int", typ, 1) // the third is registered
+			l.lowered = func() { left.Store(int64(step)) }
+			if id, err := r.Force(t.Context(), subject, bad, l); err == nil {
+				t.Errorf("%s, cut before step %d: id %d", subject, step, id)
+			}
+			left.Store(1 << 30)
+			if !l.open {
+				t.Errorf("%s, cut before step %d: the ledger has nothing", subject, step)
+			}
+			if step > 0 {
+				level(fmt.Sprintf("cut before step %d", step), registry.None, true)
+			}
+			for range 2 {
+				if err := r.RestoreLevel(t.Context(), subject, l.level); err != nil {
+					t.Error(err)
+				}
+				level("restored", want, own)
+			}
+		}
+		l.lowered = nil
+		if _, err := r.Force(t.Context(), subject, bad, l); err != nil || l.open {
+			t.Errorf("%s: %v", subject, err)
+		}
+		level("forced", want, own)
+		// Somebody has set another level since.
+		if err := store.SetLevel(t.Context(), subject, registry.Forward); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.RestoreLevel(t.Context(), subject, l.level); err != nil {
+			t.Error(err)
+		}
+		level("set since", registry.Forward, true)
 	}
+}
+
+// ledger is a registry.Ledger in memory.
+type ledger struct {
+	t       *testing.T
+	level   registry.Level
+	open    bool
+	lowered func()
+}
+
+func (l *ledger) Lowered(_ context.Context, _ string, level registry.Level) error {
+	l.level, l.open = level, true
+	if l.lowered != nil {
+		l.lowered()
+	}
+	return nil
+}
+
+func (l *ledger) Restored(context.Context, string) error {
+	l.open = false
+	return nil
 }

@@ -2,6 +2,8 @@ package registry
 
 import (
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -107,6 +109,43 @@ func (e *IncompatibleError) Refused() bool { return true }
 func (e *IncompatibleError) Hint() string {
 	return fmt.Sprintf("make the change in steps that level %s allows, or set another level for subject %s", e.level(), e.Subject)
 }
+
+// Rules are the rules that the schema breaks, one text each: the field where it is known, the rule by Avro's name for it,
+// what differs, and the path through the schema.
+func (e *IncompatibleError) Rules() []string {
+	var list []string
+	for _, m := range finding.FindAllStringSubmatch(e.Error(), -1) {
+		kind, description, info, field := m[1], m[2], m[3], m[4]
+		path := ""
+		if p := pathInText.FindStringSubmatch(description); p != nil {
+			path = p[1]
+		}
+		var rule string
+		switch name := fieldInText.FindStringSubmatch(description); {
+		case strings.Contains(field, ": "):
+			rule = "field " + field
+		case field != "":
+			rule = "field " + field + ": " + kind + " " + info
+		case name != nil:
+			rule = "field " + name[1] + ": " + kind
+		default:
+			rule = kind + " " + info
+		}
+		if path != "" {
+			rule += " (at " + path + ")"
+		}
+		if !slices.Contains(list, rule) {
+			list = append(list, rule)
+		}
+	}
+	return list
+}
+
+var (
+	// finding is one of the texts that Confluent's registry and ours answer with; only ours name the field at its end.
+	finding    = regexp.MustCompile(`(?s)\{errorType:'([A-Z_]+)', description:'(.*?)', additionalInfo:'(.*?)'(?:, field:'(.*?)')?\}`)
+	pathInText = regexp.MustCompile(`path '([^']*)'`)
+)
 
 func (e *IncompatibleError) level() string {
 	if e.Level == "" {

@@ -14,6 +14,7 @@ type API interface {
 	HasSubject(ctx context.Context, subject string) (bool, error)
 	Level(ctx context.Context, subject string) (level Level, own bool, err error)
 	SetLevel(ctx context.Context, subject string, level Level) error
+	DeleteLevel(ctx context.Context, subject string) error
 	RegisterSchema(ctx context.Context, subject, avro string, force bool) (int32, error)
 	Schema(ctx context.Context, id int32) (string, error)
 }
@@ -23,7 +24,6 @@ type API interface {
 type Registrar struct {
 	api   API
 	level Level
-	force bool
 
 	mu  sync.Mutex
 	ids map[[2]string]int32 // guarded by mu
@@ -31,10 +31,9 @@ type Registrar struct {
 
 var _ schema.Registrar = (*Registrar)(nil)
 
-// NewRegistrar makes a registrar. level is for subjects that it creates; "" leaves them to the level of all. force
-// registers incompatible schemas as well.
-func NewRegistrar(api API, level Level, force bool) *Registrar {
-	return &Registrar{api: api, level: level, force: force, ids: map[[2]string]int32{}}
+// NewRegistrar makes a registrar. level is for subjects that it creates; "" leaves them to the level of all.
+func NewRegistrar(api API, level Level) *Registrar {
+	return &Registrar{api: api, level: level, ids: map[[2]string]int32{}}
 }
 
 // Register returns the id of a schema under a subject. Errors are the API's: *IncompatibleError, *UnavailableError,
@@ -52,17 +51,89 @@ func (r *Registrar) Register(ctx context.Context, subject, avro string) (int32, 
 			return 0, fmt.Errorf("set the compatibility level of subject %s: %w", subject, err)
 		}
 	}
-	id, err := r.api.RegisterSchema(ctx, subject, avro, r.force)
+	id, err := r.api.RegisterSchema(ctx, subject, avro, false)
 	if err != nil {
 		return 0, err
 	}
+	r.remember(key, id)
+	return id, nil
+}
+
+func (r *Registrar) remember(key [2]string, id int32) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.ids) >= maxCached {
 		clear(r.ids)
 	}
 	r.ids[key] = id
+}
+
+// Ledger remembers durably which level a subject had before [Registrar.Force] set it to NONE. level "" is none of its own.
+type Ledger interface {
+	// Lowered is called before the level is set to NONE, Restored after it has been set back.
+	Lowered(ctx context.Context, subject string, level Level) error
+	Restored(ctx context.Context, subject string) error
+}
+
+// Force registers a schema that Register was refused as incompatible. Ours and Confluent's from 8 on take it by a parameter,
+// and the subject's level stays as it is. Others check by the level alone: it is NONE for this one registration, in
+// the order
+//
+//	Lowered → NONE → register → the level before → Restored
+//
+// Whoever dies in between has the level in its ledger: it calls RestoreLevel when it is back.
+func (r *Registrar) Force(ctx context.Context, subject, avro string, ledger Ledger) (int32, error) {
+	id, err := r.api.RegisterSchema(ctx, subject, avro, true)
+	var incompatible *IncompatibleError
+	if errors.As(err, &incompatible) {
+		id, err = r.unchecked(ctx, subject, avro, ledger)
+	}
+	if err != nil {
+		return 0, err
+	}
+	r.remember([2]string{subject, avro}, id)
 	return id, nil
+}
+
+func (r *Registrar) unchecked(ctx context.Context, subject, avro string, ledger Ledger) (int32, error) {
+	level, own, err := r.api.Level(ctx, subject)
+	if err != nil {
+		return 0, err
+	}
+	if !own {
+		level = ""
+	}
+	if err := ledger.Lowered(ctx, subject, level); err != nil {
+		return 0, fmt.Errorf("save the compatibility level of subject %s: %w", subject, err)
+	}
+	if err := r.api.SetLevel(ctx, subject, None); err != nil {
+		return 0, fmt.Errorf("set the compatibility level of subject %s to NONE: %w", subject, err)
+	}
+	id, err := r.api.RegisterSchema(ctx, subject, avro, false)
+	if e := r.RestoreLevel(ctx, subject, level); e != nil {
+		return 0, errors.Join(err, e)
+	}
+	if e := ledger.Restored(ctx, subject); e != nil {
+		return 0, errors.Join(err, fmt.Errorf("save that subject %s has its compatibility level again: %w", subject, e))
+	}
+	return id, err
+}
+
+// RestoreLevel gives a subject the level back that it had before Force. Where it is not NONE, somebody has set another one
+// since, and that counts. Doing it again does no harm.
+func (r *Registrar) RestoreLevel(ctx context.Context, subject string, level Level) error {
+	now, own, err := r.api.Level(ctx, subject)
+	switch {
+	case err != nil, !own, now != None:
+	case level == "":
+		err = r.api.DeleteLevel(ctx, subject)
+	default:
+		err = r.api.SetLevel(ctx, subject, level)
+	}
+	if err != nil {
+		return fmt.Errorf("give subject %s its compatibility level back: %w", subject, err)
+	}
+	return nil
 }
 
 // create sets the level of a subject that is not there yet. Before the first version, not after it: dying in between
