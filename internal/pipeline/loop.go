@@ -158,21 +158,23 @@ func (l *loop) tick(ctx context.Context, now time.Time) error {
 // leave publishes the whole transactions before the one that err stops the stream at, if trying again will not mend it. So
 // the stream stands right before it, and what came earlier need not wait until somebody has mended it.
 func (l *loop) leave(ctx context.Context, err error) error {
-	if retryable(err) || !l.inTx || l.wholes == 0 {
+	if retryable(err) || !l.inTx {
 		return err
 	}
-	if aerr := l.builder.abandon(); aerr != nil {
-		return errors.Join(err, aerr)
+	if l.wholes > 0 {
+		if aerr := l.builder.abandon(); aerr != nil {
+			return errors.Join(err, aerr)
+		}
+		l.building.forget(l.builder.tx)
+		l.inTx, l.position = false, l.before
+		if ierr := l.idle(ctx); ierr != nil {
+			return errors.Join(err, ierr)
+		}
+		if serr := l.start(ctx); serr != nil {
+			return errors.Join(err, serr)
+		}
 	}
-	l.building.forget(l.builder.tx)
-	l.inTx, l.position = false, l.before
-	if ierr := l.idle(ctx); ierr != nil {
-		return errors.Join(err, ierr)
-	}
-	if serr := l.start(ctx); serr != nil {
-		return errors.Join(err, serr)
-	}
-	if ierr := l.idle(ctx); ierr != nil {
+	if ierr := l.idle(ctx); ierr != nil { // what is in flight would be aborted
 		return errors.Join(err, ierr)
 	}
 	return err

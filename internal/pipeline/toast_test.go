@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"walferry/internal/testbed"
 	"walferry/schema"
+	"walferry/sink"
 )
 
 // TestToast: what stands in the event of an update that left a large value alone, by choice, on the oldest server and on the
@@ -134,6 +136,39 @@ func TestToast(t *testing.T) {
 
 			if x.name == "toast18" {
 				b.unseen(func(e event) string { return show(e).text })
+			}
+
+			// Without the right to read nothing is marked in silence: the stream stops, and says what to grant.
+			if x.name == "toasttext" {
+				pg.Exec(testbed.Owner, `REVOKE SELECT ON by_refetch FROM `+testbed.Reader, `UPDATE by_refetch SET name = 'denied' WHERE a = '4'`)
+				stop, ok := errors.AsType[*StopError](r.ended(t))
+				if !ok || !strings.Contains(stop.Remedy, `GRANT SELECT ON "public"."by_refetch" TO`) {
+					t.Errorf("without the right to read: %v", stop)
+				}
+				pg.Exec(testbed.Owner, `GRANT SELECT ON by_refetch TO `+testbed.Reader)
+				r = b.start()
+				b.caughtUp(r)
+			}
+
+			// A value of now that the topic does not take is no reason to stop before a row that has it not.
+			if x.name == "toast14" {
+				r.drain(t)
+				b.logged.take()
+				pg.Exec(testbed.Owner, `UPDATE by_refetch SET name = 'small' WHERE a = '4'`,
+					`UPDATE by_refetch SET "a big one" = (SELECT string_agg(md5(n::text), '') FROM generate_series(1, 60000) n) WHERE a = '4'`)
+				r = b.start()
+				if err := r.ended(t); !is[*sink.TooLargeError](err) {
+					t.Errorf("a value of 1.9 MB: %v", err)
+				}
+				events := b.all("by_refetch")
+				last := slices.MaxFunc(events, func(x, y event) int { return x.place(t).compare(y.place(t)) })
+				if got := fmt.Sprint(last.at("after", "name"), show(last).text, last.at("unavailable"), last.header("refetched")); got != "smallnull[a_big_one]" {
+					t.Errorf("the row before it: %s", got)
+				}
+				if !strings.Contains(b.logged.take(), "a value of now cannot be published") {
+					t.Error("the log does not say that the value stays marked")
+				}
+				return
 			}
 
 			// So does all that is of another table than the row's, although it has its name now.
