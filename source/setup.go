@@ -69,7 +69,7 @@ func SetupSQL(cfg Config, o SetupOptions) (string, error) {
 	}
 	p("GRANT CONNECT ON DATABASE %s TO %s;", quoteIdent(o.Database), role)
 	p("")
-	p("-- Reading the tables is for the first copy; the stream needs no SELECT.")
+	p("-- Reading the tables is for the first copy; the stream needs no SELECT, but for toast: refetch.")
 	var schemas []string
 	note := func(g glob) {
 		if len(g) == 1 && !slices.Contains(schemas, g[0]) {
