@@ -104,6 +104,7 @@ admin: {listen: ""}
 		t.Helper()
 		configure(badInput{})
 		p := b.start(append([]string{"run"}, more...)...)
+		awaitSlot(t, pg) // a slot that is being made lies behind everything that was before it, and nothing is published yet
 		c := pg.Connect(testbed.Superuser)
 		var target string
 		if err := c.QueryRow(t.Context(), "SELECT pg_current_wal_insert_lsn()::text").Scan(&target); err != nil {

@@ -311,7 +311,7 @@ func awaitHTTP(t *testing.T, url string) {
 	}
 }
 
-// awaitSlot waits until the walsender is active: the slot is consistent then.
+// awaitSlot waits until a slot is read: it is consistent then, and where it begins is saved.
 func awaitSlot(t *testing.T, pg *testbed.PG) {
 	t.Helper()
 	ctx, done := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -319,7 +319,9 @@ func awaitSlot(t *testing.T, pg *testbed.PG) {
 	c := pg.Connect(testbed.Superuser)
 	for {
 		var active bool
-		if err := c.QueryRow(ctx, "SELECT coalesce(bool_or(active), false) FROM pg_replication_slots").Scan(&active); err != nil {
+		// One that is being made is active, too.
+		if err := c.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_replication_slots s JOIN pg_stat_replication r ON r.pid = s.active_pid
+			WHERE r.state IN ('catchup', 'streaming'))`).Scan(&active); err != nil {
 			t.Fatal(err)
 		}
 		if active {
