@@ -17,7 +17,7 @@ import (
 // TestDDLTrigger holds that each command which changes what a Relation message does not say sends, for every table that it
 // touches, just what the catalog says after it; and that it comes in the transaction of the command.
 func TestDDLTrigger(t *testing.T) {
-	for _, version := range versions() {
+	for _, version := range testbed.PostgresVersions() {
 		t.Run(version, func(t *testing.T) {
 			pg := testbed.Postgres(t, version)
 			pg.Exec(testbed.Owner, `CREATE TYPE mood AS ENUM ('sad')`, `CREATE TYPE pair AS (a mood, b int)`, `CREATE DOMAIN moods AS mood[]`,

@@ -21,14 +21,6 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(testbed.Main(m)) }
 
-// versions are the servers that the central tests run on: the oldest and the newest, or those named in the environment.
-func versions() []string {
-	if v := os.Getenv("WALFERRY_TEST_POSTGRES_VERSIONS"); v != "" {
-		return strings.Split(v, ",")
-	}
-	return []string{"14", "18"}
-}
-
 // config is for the least privileged role; the publication is the owner's, as after `walferry setup`.
 func config(pg *testbed.PG) Config {
 	return Config{DSN: pg.DSN(testbed.Reader), Slot: "walferry", Publication: "Ferry's \"pub\"", Tables: []string{"public.*"},
@@ -147,7 +139,7 @@ func eventually(t *testing.T, what string, f func() bool) {
 }
 
 func TestServer(t *testing.T) {
-	for _, version := range versions() {
+	for _, version := range testbed.PostgresVersions() {
 		t.Run(version, func(t *testing.T) {
 			pg := testbed.Postgres(t, version)
 			pg.Exec(testbed.Owner,
@@ -452,7 +444,7 @@ func TestServer(t *testing.T) {
 
 // TestShutdown: ⚔ a fast shutdown ends at once while nothing is confirmed, whether the stream is read or not.
 func TestShutdown(t *testing.T) {
-	for _, version := range versions() {
+	for _, version := range testbed.PostgresVersions() {
 		t.Run(version, func(t *testing.T) {
 			pg := testbed.Postgres(t, version)
 			pg.Exec(testbed.Owner, `CREATE TABLE t (id int PRIMARY KEY, v text)`, `CREATE PUBLICATION `+pubName+` FOR TABLE t`)
@@ -660,7 +652,7 @@ func TestConfirmedGoesBack(t *testing.T) {
 
 // TestPublication: the owner's role makes the publication and keeps it equal to the configuration.
 func TestPublication(t *testing.T) {
-	for _, version := range versions() {
+	for _, version := range testbed.PostgresVersions() {
 		t.Run(version, func(t *testing.T) {
 			pg := testbed.Postgres(t, version)
 			pg.Exec(testbed.Owner, `CREATE SCHEMA "S"`, `CREATE TABLE a (id int PRIMARY KEY, secret text, x int)`, `CREATE TABLE "S".b (id int PRIMARY KEY)`,

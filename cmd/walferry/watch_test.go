@@ -21,7 +21,6 @@ import (
 	"github.com/prometheus/common/model"
 
 	"walferry/internal/admin"
-	"walferry/internal/kafka"
 	"walferry/internal/testbed"
 )
 
@@ -425,7 +424,7 @@ func told(t *testing.T, b *bench, p *probes, pg *testbed.PG, broker *testbed.Bro
 		is("changes_total", op, n)
 	}
 	is("records_total", "", records)
-	is("records_total", "", float64(topicRecords(t, broker, "ready.public.orders")))
+	is("records_total", "", float64(len(readAll(t, broker.Addr, "ready.public.orders"))))
 	beats := number("heartbeats_total", "")
 	// Of a heartbeat on its way either half may be known first, and the first session may have ended before it knew.
 	between("transactions_total", "", transactions+beats-1, transactions+beats+1)
@@ -526,30 +525,4 @@ func retained(t *testing.T, c *pgx.Conn) (n float64) {
 		t.Fatal(err)
 	}
 	return n
-}
-
-// topicRecords counts the committed records of a topic of one partition.
-func topicRecords(t *testing.T, broker *testbed.Broker, topic string) int {
-	t.Helper()
-	client, err := kafka.New(kafka.Config{Brokers: []string{broker.Addr}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	end, err := client.EndOffset(t.Context(), topic, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tp := kafka.TopicPartition{Topic: topic}
-	r := client.NewReader(map[kafka.TopicPartition]int64{tp: 0})
-	for n := 0; ; {
-		recs, err := r.Poll(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		n += len(recs)
-		if next, _ := r.Position(tp); next >= end {
-			return n
-		}
-	}
 }

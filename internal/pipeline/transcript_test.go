@@ -73,7 +73,7 @@ func transcripts(t *testing.T) []*transcript {
 // TestTranscripts runs every transcript while the pipeline is stopped, so that the catalog which it finds is that of the end.
 func TestTranscripts(t *testing.T) {
 	all := transcripts(t)
-	for _, version := range versions() {
+	for _, version := range testbed.PostgresVersions() {
 		pg := testbed.Postgres(t, version)
 		broker := testbed.Kafka(t)
 		for _, trigger := range []bool{false, true} {
@@ -160,14 +160,6 @@ func TestSchemasPage(t *testing.T) {
 	for name := range named {
 		t.Errorf("%s names the transcript %s.txt, which does not exist", file, name)
 	}
-}
-
-// versions are the servers that the transcripts run on: the oldest and the newest, or those named in the environment.
-func versions() []string {
-	if v := os.Getenv("WALFERRY_TEST_POSTGRES_VERSIONS"); v != "" {
-		return strings.Split(v, ",")
-	}
-	return []string{"14", "18"}
 }
 
 func (tr *transcript) isFor(version string) bool {
