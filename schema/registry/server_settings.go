@@ -1,0 +1,107 @@
+package registry
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// subject is the variable of /config/* and /mode/*; "" stands for all subjects.
+func (c *call) subject() string {
+	if len(c.arg) == 0 {
+		return ""
+	}
+	return c.arg[0]
+}
+
+func (c *call) config() (any, error) {
+	n, ok := c.store.config(c.subject(), c.flag("defaultToGlobal"))
+	if !ok {
+		return nil, errorf(CodeLevelNotConfigured, "Subject '%s' does not have subject-level compatibility configured", clip(c.subject(), 200))
+	}
+	return n, nil
+}
+
+// configFields are the members of ConfigUpdateRequest with their types; compatibility is stored as compatibilityLevel.
+var configFields = map[string][]nodeKind{
+	"compatibility":       {stringNode},
+	"alias":               {stringNode},
+	"aliasForDeks":        {stringNode},
+	"normalize":           {trueNode, falseNode},
+	"validateFields":      {trueNode, falseNode},
+	"validateNewSchemas":  {trueNode, falseNode},
+	"validateRules":       {trueNode, falseNode},
+	"compatibilityPolicy": {stringNode},
+	"compatibilityGroup":  {stringNode},
+	"defaultMetadata":     {objectNode},
+	"overrideMetadata":    {objectNode},
+	"defaultRuleSet":      {objectNode},
+	"overrideRuleSet":     {objectNode},
+}
+
+func (c *call) setConfig() (any, error) {
+	var changes []prop
+	var echo object
+	for i, k := range c.body.keys {
+		kinds, known := configFields[k]
+		v := c.body.list[i]
+		switch {
+		case !known:
+			continue
+		case v.kind != nullNode && !slices.Contains(kinds, v.kind):
+			return nil, errorf(400, "the body cannot be read: %s has the wrong type", k)
+		}
+		name := k
+		if k == "compatibility" {
+			name = "compatibilityLevel"
+			if v.kind == stringNode {
+				level, ok := ParseLevel(v.text)
+				if !ok {
+					return nil, invalidLevel()
+				}
+				v = &node{kind: stringNode, text: string(level)}
+			}
+		}
+		changes = append(changes, prop{name, v})
+		echo = append(echo, k, v)
+	}
+	if _, err := c.store.setConfig(c.r.Context(), c.subject(), changes); err != nil {
+		return nil, err
+	}
+	return echo, nil
+}
+
+func (c *call) deleteConfig() (any, error) {
+	old, ok := c.store.config(c.subject(), false)
+	if !ok {
+		return nil, subjectNotFound(c.subject())
+	}
+	return old, c.store.DeleteLevel(c.r.Context(), c.subject())
+}
+
+func (c *call) mode() (any, error) {
+	mode, own := c.store.Mode(c.subject())
+	if !own && c.subject() != "" && !c.flag("defaultToGlobal") {
+		return nil, errorf(CodeModeNotConfigured, "Subject '%s' does not have subject-level mode configured", clip(c.subject(), 200))
+	}
+	return object{"mode", mode}, nil
+}
+
+func (c *call) setMode() (any, error) {
+	if c.r.Method == http.MethodPut {
+		if mode, _ := c.body.str("mode"); !slices.Contains([]string{"READWRITE", "READONLY", "READONLY_OVERRIDE", "IMPORT", "FORWARD"}, strings.ToUpper(mode)) {
+			return nil, &Error{CodeInvalidMode, "Invalid mode. Valid values are READWRITE, READONLY, IMPORT and FORWARD."}
+		}
+	}
+	return nil, &Error{CodeNotPermitted, "Mode changes are not allowed"} // as a Confluent registry with mode.mutability=false
+}
+
+func (c *call) contexts() (any, error) { return anySlice(page(c, c.store.Contexts())) }
+
+func (c *call) clusterID() (any, error) {
+	return object{"id", "", "scope", object{"path", []any{}, "clusters", object{"kafka-cluster", c.cfg.ClusterID, "schema-registry-cluster", "schema-registry"}}}, nil
+}
+
+func (c *call) serverVersion() (any, error) {
+	return object{"version", "walferry " + c.cfg.Version, "commitId", ""}, nil
+}

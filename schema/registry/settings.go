@@ -1,0 +1,126 @@
+package registry
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// Level returns the compatibility level that counts for a subject, and whether it is the subject's own. name "" asks
+// for the one of all subjects.
+func (s *Store) Level(name string) (level Level, own bool) {
+	name = plainSubject(name)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	_, own = s.state.configs[name]
+	return s.state.level(name), own
+}
+
+// SetLevel sets the compatibility level of a subject, or with name "" that of all which have none of their own.
+func (s *Store) SetLevel(ctx context.Context, name string, level Level) error {
+	if l, ok := ParseLevel(string(level)); !ok || l != level {
+		return invalidLevel()
+	}
+	_, err := s.setConfig(ctx, name, []prop{{"compatibilityLevel", &node{kind: stringNode, text: string(level)}}})
+	return err
+}
+
+// config returns the configuration record of a subject; inScope asks for the one that counts.
+func (s *Store) config(name string, inScope bool) (n *node, ok bool) {
+	name = plainSubject(name)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	n = s.state.configs[name]
+	if n == nil && inScope {
+		for _, scope := range scopes(name) {
+			if n = s.state.configs[scope]; n != nil {
+				break
+			}
+		}
+	}
+	ok = n != nil || inScope || name == ""
+	out := &node{kind: objectNode}
+	if n != nil {
+		for i, k := range n.keys {
+			if k != "subject" {
+				out.set(k, n.list[i])
+			}
+		}
+	}
+	if text, has := out.str("compatibilityLevel"); !has || text == "" {
+		out.set("compatibilityLevel", &node{kind: stringNode, text: string(Backward)})
+	}
+	return out, ok
+}
+
+// setConfig changes members of a configuration; a null value takes the member away.
+func (s *Store) setConfig(ctx context.Context, name string, changes []prop) (*node, error) {
+	name = plainSubject(name)
+	if name != "" && !validSubject(name) && (contextOf(name) == defaultContext || !utf8.ValidString(name)) {
+		return nil, invalidSubject(name)
+	}
+	var out *node
+	err := s.write(ctx, func() ([]Record, error) {
+		s.mu.RLock()
+		defer s.mu.RUnlock()
+		if strings.HasPrefix(s.state.mode(name), "READONLY") {
+			return nil, readOnlyMode(name)
+		}
+		out = &node{kind: objectNode}
+		if name != "" {
+			out.set("subject", &node{kind: stringNode, text: name})
+		}
+		put := func(k string, v *node) {
+			if v.kind != nullNode && k != "subject" {
+				out.set(k, v)
+			}
+		}
+		old := s.state.configs[name]
+		if old != nil {
+			for i, k := range old.keys {
+				if !slices.ContainsFunc(changes, func(p prop) bool { return p.key == k }) {
+					put(k, old.list[i])
+				}
+			}
+		}
+		for _, p := range changes {
+			put(p.key, p.value)
+		}
+		if old != nil && string(sortedNode(old).bytes()) == string(sortedNode(out).bytes()) {
+			return nil, nil
+		}
+		return []Record{{recordKey{keytype: keyConfig, subject: name}.bytes(), out.bytes()}}, nil
+	})
+	return out, err
+}
+
+// DeleteLevel takes the configuration of a subject away, so that the one of all counts again; with name "" that one.
+// 40401 when the subject has none.
+func (s *Store) DeleteLevel(ctx context.Context, name string) error {
+	name = plainSubject(name)
+	return s.write(ctx, func() ([]Record, error) {
+		s.mu.RLock()
+		defer s.mu.RUnlock()
+		if strings.HasPrefix(s.state.mode(name), "READONLY") {
+			return nil, readOnlyMode(name)
+		}
+		if _, ok := s.state.configs[name]; !ok {
+			if name == "" {
+				return nil, nil
+			}
+			return nil, subjectNotFound(name)
+		}
+		return []Record{{recordKey{keytype: keyConfig, subject: name}.bytes(), nil}}, nil
+	})
+}
+
+// Mode returns the mode that counts for a subject, and whether it is its own. Modes come from a topic that
+// Confluent's registry wrote, READWRITE otherwise.
+func (s *Store) Mode(name string) (mode string, own bool) {
+	name = plainSubject(name)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	_, own = s.state.modes[name]
+	return s.state.mode(name), own
+}
