@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"slices"
-	"strings"
 )
 
 // DeleteVersion deletes one version: softly, so that it is no longer listed and its id still serves; or, after that,
@@ -22,7 +21,7 @@ func (s *Store) DeleteVersion(ctx context.Context, name, version string, permane
 		switch {
 		case !permanent && v.deleted:
 			return nil, errorf(CodeVersionSoftDeleted, "Subject '%s' Version %d was soft deleted.Set permanent=true to delete permanently", name, v.version)
-		case strings.HasPrefix(s.state.mode(name), "READONLY"):
+		case s.state.mode(name).readOnly():
 			return nil, readOnlyMode(name)
 		case len(s.state.referrers(name, v.version, permanent)) > 0:
 			return nil, referenced(name, v.version)
@@ -82,7 +81,7 @@ func (s *Store) DeleteSubject(ctx context.Context, name string, permanent bool) 
 			return nil, subjectNotFound(name)
 		case len(versions) == 0:
 			return nil, errorf(CodeSubjectSoftDeleted, "Subject '%s' was soft deleted.Set permanent=true to delete permanently", name)
-		case strings.HasPrefix(s.state.mode(name), "READONLY"):
+		case s.state.mode(name).readOnly():
 			return nil, readOnlyMode(name)
 		}
 		for _, v := range versions {

@@ -352,8 +352,11 @@ func contextOf(subject string) string {
 	return context
 }
 
-// plainSubject takes the default context off: ":.:s" is "s".
+// plainSubject takes the default context off: ":.:s" is "s". A context as a whole ends in a colon.
 func plainSubject(subject string) string {
+	if strings.HasPrefix(subject, ":.") && !strings.Contains(subject[1:], ":") {
+		subject += ":"
+	}
 	if rest, ok := strings.CutPrefix(subject, ":.:"); ok {
 		return rest
 	}

@@ -17,9 +17,9 @@ type Request struct {
 	References []Reference
 	Normalize  bool
 	Force      bool // register without asking for compatibility
-	// Version, when above 0, must be the one that the registration gets.
+	// Version, when above 0, must be the one that the registration gets; in mode Import it may be any that is free.
 	Version int
-	// ID, when above 0, asks for an id; only a subject in mode IMPORT takes one, which this registry does not do.
+	// ID, when above 0, is the one that the schema is to have; only a subject in mode Import takes one.
 	ID int32
 
 	metadata, ruleSet *node
@@ -79,11 +79,13 @@ func (s *state) register(name string, req Request) (Registered, []Record, error)
 	mode := s.mode(name)
 	ctxName := contextOf(name)
 	switch {
-	case strings.HasPrefix(mode, "READONLY"):
+	case mode.readOnly():
 		return none(readOnlyMode(name))
+	case req.ID > 0 && mode == Import:
+		return s.bring(name, req)
 	case req.ID > 0:
 		return none(errorf(CodeNotPermitted, "Subject %s in context %s is not in import mode", name, contextLabel(ctxName)))
-	case mode != "READWRITE":
+	case mode != ReadWrite:
 		return none(errorf(CodeNotPermitted, "Subject %s in context %s is not in read-write mode", name, contextLabel(ctxName)))
 	}
 	c, schema, err := s.read(name, req, true)
@@ -100,15 +102,10 @@ func (s *state) register(name string, req Request) (Registered, []Record, error)
 	}
 	next := 1
 	var previous []*schemaRecord
-	var buried []*schemaRecord // soft deleted
-	if sub := s.subjects[name]; sub != nil {
-		for _, v := range sub.versions {
-			next = v.version + 1
-			if v.deleted {
-				buried = append(buried, v)
-			} else {
-				previous = append(previous, v)
-			}
+	for _, v := range s.versions(name, true) {
+		next = v.version + 1
+		if !v.deleted {
+			previous = append(previous, v)
 		}
 	}
 	if req.Version > 0 && req.Version != next {
@@ -126,25 +123,76 @@ func (s *state) register(name string, req Request) (Registered, []Record, error)
 			last = c.lastID
 		}
 		if last == 1<<31-1 {
-			return none(errorf(CodeStore, "All ids are given"))
+			return none(errorf(CodeNotPermitted, "All ids are given"))
 		}
 		id = last + 1
 	}
+	if err := s.free(id, name, c); err != nil {
+		return none(err)
+	}
+	return s.put(name, next, id, c)
+}
+
+// bring plans a registration that comes with its id, and may come with its version: what mode Import is for. Nothing
+// is asked of compatibility. An id or a version that stands for another schema is not taken away from it.
+func (s *state) bring(name string, req Request) (Registered, []Record, error) {
+	none := func(err error) (Registered, []Record, error) { return Registered{}, nil, err }
+	c, _, err := s.read(name, req, false)
+	if err != nil {
+		return none(err)
+	}
+	if err := s.free(req.ID, name, c); err != nil {
+		return none(err)
+	}
+	version := req.Version
+	if version <= 0 {
+		version = 1
+		for _, v := range s.versions(name, true) {
+			if v.id == req.ID && !v.deleted {
+				return registered(v), nil, nil
+			}
+			version = v.version + 1
+		}
+	}
+	if sub := s.subjects[name]; sub != nil {
+		if v := sub.version(version); v != nil {
+			switch {
+			case v.id != req.ID:
+				return none(errorf(CodeNotPermitted, "Version %d of subject %s has the schema with id %d, and id %d is not permitted to replace it.", version, clip(name, 200), v.id, req.ID))
+			case !v.deleted:
+				return registered(v), nil, nil
+			}
+		}
+	}
+	return s.put(name, version, req.ID, c)
+}
+
+// free refuses an id that stands for another schema (AbstractSchemaRegistry.checkIfSchemaWithIdExist).
+func (s *state) free(id int32, name string, c *content) error {
+	entry := s.entry(id, name)
+	if entry == nil || entry.sum == c.sum && entry.typ == c.typ {
+		return nil
+	}
+	return errorf(CodeNotPermitted, "Overwrite new schema with id %d in context %s is not permitted.", id, contextLabel(contextOf(name)))
+}
+
+// put plans the records of a new version.
+func (s *state) put(name string, version int, id int32, c *content) (Registered, []Record, error) {
 	var records []Record
-	if ctxName != defaultContext && s.contexts[ctxName] == nil {
+	if ctxName := contextOf(name); ctxName != defaultContext && s.contexts[ctxName] == nil {
 		n := &node{kind: objectNode}
 		n.set("tenant", &node{kind: stringNode, text: "default"})
 		n.set("context", &node{kind: stringNode, text: ctxName})
 		records = append(records, Record{recordKey{keytype: keyContext, context: ctxName}.bytes(), n.bytes()})
 	}
-	for _, v := range buried {
+	for _, v := range s.versions(name, true) {
 		// One version per subject and id: an older one that was soft deleted goes (KafkaSchemaRegistry.register).
-		if v.id == id && len(s.referrers(name, v.version, true)) == 0 {
+		if v.deleted && v.id == id && v.version < version && len(s.referrers(name, v.version, true)) == 0 {
 			records = append(records, Record{recordKey{keytype: keySchema, subject: name, version: v.version}.bytes(), nil})
 		}
 	}
-	r := schemaRecord{subject: name, version: next, id: id, content: c}
-	records = append(records, Record{recordKey{keytype: keySchema, subject: name, version: next}.bytes(), r.bytes()})
+	r := schemaRecord{subject: name, version: version, id: id, content: c}
+	records = append(records, Record{recordKey{keytype: keySchema, subject: name, version: version}.bytes(), r.bytes()})
 	return registered(&r), records, nil
 }
 
@@ -190,7 +238,7 @@ func (s *state) read(name string, req Request, strict bool) (*content, *Schema, 
 	if err != nil {
 		return nil, nil, invalidSchema(err)
 	}
-	if req.Normalize || s.normalizes(name) {
+	if (req.Normalize || s.normalizes(name)) && s.mode(name) != Import {
 		schema = schema.Normalize()
 		c.references = slices.Clone(c.references)
 		slices.SortFunc(c.references, func(a, b Reference) int {
@@ -298,6 +346,15 @@ func validSubject(name string) bool {
 		plain = strings.TrimPrefix(strings.TrimPrefix(name, ":"+c), ":")
 	}
 	return plain != "" && plain != "*" && plain != "__GLOBAL" && plain != "__EMPTY"
+}
+
+// validScope tells whether a setting can have this name: a subject, a context, or "" for all.
+func validScope(name string) bool {
+	if name == "" || validSubject(name) {
+		return true
+	}
+	c := contextOf(name)
+	return c != defaultContext && (name == ":"+c+":" || c == globalContext) && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
 }
 
 // Lookup finds a schema under a subject. *Error with 40401 or 40403 when it is not there.

@@ -1,10 +1,6 @@
 package registry
 
-import (
-	"net/http"
-	"slices"
-	"strings"
-)
+import "slices"
 
 // subject is the variable of /config/* and /mode/*; "" stands for all subjects.
 func (c *call) subject() string {
@@ -81,19 +77,38 @@ func (c *call) deleteConfig() (any, error) {
 
 func (c *call) mode() (any, error) {
 	mode, own := c.store.Mode(c.subject())
-	if !own && c.subject() != "" && !c.flag("defaultToGlobal") {
+	if !own && !c.flag("defaultToGlobal") {
 		return nil, errorf(CodeModeNotConfigured, "Subject '%s' does not have subject-level mode configured", clip(c.subject(), 200))
 	}
-	return object{"mode", mode}, nil
+	return object{"mode", string(mode)}, nil
 }
 
+// setMode knows no FORWARD: that is how Confluent's exporters pass schemas on to another registry.
 func (c *call) setMode() (any, error) {
-	if c.r.Method == http.MethodPut {
-		if mode, _ := c.body.str("mode"); !slices.Contains([]string{"READWRITE", "READONLY", "READONLY_OVERRIDE", "IMPORT", "FORWARD"}, strings.ToUpper(mode)) {
-			return nil, &Error{CodeInvalidMode, "Invalid mode. Valid values are READWRITE, READONLY, IMPORT and FORWARD."}
+	var mode Mode
+	answer := object{}
+	if m := orNil(c.body.member("mode")); m != nil {
+		ok := m.kind == stringNode
+		if !ok {
+			return nil, errorf(400, "the body cannot be read: mode has the wrong type")
 		}
+		if mode, ok = ParseMode(m.text); !ok {
+			return nil, &Error{CodeInvalidMode, "Invalid mode. Valid values are READWRITE, READONLY, READONLY_OVERRIDE and IMPORT."}
+		}
+		answer = object{"mode", m}
 	}
-	return nil, &Error{CodeNotPermitted, "Mode changes are not allowed"} // as a Confluent registry with mode.mutability=false
+	if err := c.store.SetMode(c.r.Context(), c.subject(), mode, c.flag("force")); err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+func (c *call) deleteMode() (any, error) {
+	old, err := c.store.DeleteMode(c.r.Context(), c.subject(), c.flag("recursive"))
+	if err != nil || old == "" {
+		return object{}, err
+	}
+	return object{"mode", string(old)}, nil
 }
 
 func (c *call) contexts() (any, error) { return anySlice(page(c, c.store.Contexts())) }

@@ -70,7 +70,9 @@ func (c *call) request() (Request, error) {
 				return bad(k)
 			}
 			if k == "id" {
-				req.ID = n
+				if req.ID = n; n == 0 {
+					return Request{}, errorf(CodeNotPermitted, "The id 0 is not permitted: ids start at 1")
+				}
 			} else {
 				req.Version = int(n)
 			}

@@ -3,8 +3,6 @@ package registry
 import (
 	"context"
 	"slices"
-	"strings"
-	"unicode/utf8"
 )
 
 // Level returns the compatibility level that counts for a subject, and whether it is the subject's own. name "" asks
@@ -57,14 +55,14 @@ func (s *Store) config(name string, inScope bool) (n *node, ok bool) {
 // setConfig changes members of a configuration; a null value takes the member away.
 func (s *Store) setConfig(ctx context.Context, name string, changes []prop) (*node, error) {
 	name = plainSubject(name)
-	if name != "" && !validSubject(name) && (contextOf(name) == defaultContext || !utf8.ValidString(name)) {
+	if !validScope(name) {
 		return nil, invalidSubject(name)
 	}
 	var out *node
 	err := s.write(ctx, func() ([]Record, error) {
 		s.mu.RLock()
 		defer s.mu.RUnlock()
-		if strings.HasPrefix(s.state.mode(name), "READONLY") {
+		if s.state.mode(name).readOnly() {
 			return nil, readOnlyMode(name)
 		}
 		out = &node{kind: objectNode}
@@ -102,7 +100,7 @@ func (s *Store) DeleteLevel(ctx context.Context, name string) error {
 	return s.write(ctx, func() ([]Record, error) {
 		s.mu.RLock()
 		defer s.mu.RUnlock()
-		if strings.HasPrefix(s.state.mode(name), "READONLY") {
+		if s.state.mode(name).readOnly() {
 			return nil, readOnlyMode(name)
 		}
 		if _, ok := s.state.configs[name]; !ok {
@@ -113,14 +111,4 @@ func (s *Store) DeleteLevel(ctx context.Context, name string) error {
 		}
 		return []Record{{recordKey{keytype: keyConfig, subject: name}.bytes(), nil}}, nil
 	})
-}
-
-// Mode returns the mode that counts for a subject, and whether it is its own. Modes come from a topic that
-// Confluent's registry wrote, READWRITE otherwise.
-func (s *Store) Mode(name string) (mode string, own bool) {
-	name = plainSubject(name)
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	_, own = s.state.modes[name]
-	return s.state.mode(name), own
 }

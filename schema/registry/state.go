@@ -13,11 +13,11 @@ import (
 type state struct {
 	subjects map[string]*subject
 	contexts map[string]*contextState
-	configs  map[string]*node  // by subject, "" for all
-	modes    map[string]string // by subject, "" for all
-	skipped  int               // records that are none of ours, or malformed
-	conflict int               // records that would have given an id a second schema
-	newest   int64             // offset of the newest record, -1 before the first
+	configs  map[string]*node // by subject, "" for all
+	modes    map[string]Mode  // by subject, "" for all
+	skipped  int              // records that are none of ours, or malformed
+	conflict int              // records that would have given an id a second schema
+	newest   int64            // offset of the newest record, -1 before the first
 }
 
 type subject struct {
@@ -44,7 +44,7 @@ func newState() *state {
 		subjects: map[string]*subject{},
 		contexts: map[string]*contextState{},
 		configs:  map[string]*node{},
-		modes:    map[string]string{},
+		modes:    map[string]Mode{},
 		newest:   -1,
 	}
 }
@@ -92,7 +92,7 @@ func (s *state) apply(key, value []byte) {
 		}
 		name, _ := n.str("subject")
 		for _, sub := range slices.Collect(maps.Values(s.subjects)) {
-			if sub.name != name && (name != "" || contextOf(sub.name) != defaultContext) {
+			if !inScope(name)(sub.name) {
 				continue
 			}
 			for _, v := range slices.Clone(sub.versions) {
@@ -122,7 +122,7 @@ func (s *state) apply(key, value []byte) {
 			return
 		}
 		if mode, ok := n.str("mode"); ok {
-			s.modes[k.subject] = mode
+			s.modes[k.subject] = Mode(mode)
 		} else {
 			delete(s.modes, k.subject)
 		}
@@ -331,15 +331,6 @@ func (s *state) normalizes(name string) bool {
 		}
 	}
 	return false
-}
-
-func (s *state) mode(name string) string {
-	for _, scope := range scopes(name) {
-		if m, ok := s.modes[scope]; ok {
-			return m
-		}
-	}
-	return "READWRITE"
 }
 
 // referrers lists the versions whose schemas refer to a version.
