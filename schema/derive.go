@@ -91,7 +91,7 @@ func Derive(rel *decode.Relation, desc *decode.Descriptor, topic string, opt Opt
 		isKey := slices.Contains(key, c.Name)
 		f := field{name: names[at], column: i, identity: c.Key, nullable: true}
 		r := resolver{types: desc.Types, opt: opt.column(c.Name), suffix: opt.Collisions == CollisionsSuffix}
-		f.typ = r.resolve(c.Type, c.Mod, namespace+".columns."+f.name)
+		f.typ = r.resolve(c.Type, c.Mod, namespace+".columns."+recordName(f.name))
 		if r.err != nil {
 			return nil, fmt.Errorf("table %s, column %q: %w", rel, c.Name, r.err)
 		}

@@ -56,6 +56,17 @@ func SanitizeName(name string) string {
 	return b.String()
 }
 
+// recordName is the last part of the full name of the record or enum that a column or attribute becomes. Avro allows no type
+// with a primitive one's name in any namespace, and avsc does not read one: those get an underscore more, and so does what
+// would be the same then.
+func recordName(name string) string {
+	switch strings.TrimRight(name, "_") {
+	case "null", "boolean", "int", "long", "float", "double", "bytes", "string":
+		return name + "_"
+	}
+	return name
+}
+
 // SanitizeNamespace does the same for each part of a name with dots, such as a topic.
 func SanitizeNamespace(name string) string {
 	parts := strings.Split(name, ".")

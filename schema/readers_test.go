@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"walferry/decode"
 	"walferry/internal/testbed"
 )
 
@@ -99,7 +100,9 @@ func TestReaders(t *testing.T) {
 	var input bytes.Buffer
 	enc := json.NewEncoder(&input)
 	said := make([][]string, len(edges))
+	names := make([]string, len(edges))
 	for i, e := range edges {
+		names[i] = e.name
 		ty := resolveTest(e.oid, e.mod, e.opt)
 		avro, err := ty.text(&scratch{}, ty, nil, []byte(e.text))
 		if err != nil {
@@ -121,7 +124,7 @@ func TestReaders(t *testing.T) {
 	for r, reader := range readers {
 		t.Run(reader.name, func(t *testing.T) {
 			if reader.command != nil {
-				for i, s := range ask(t, reader.command(t, filepath.Join(testbed.Root(t), "testdata", "readers")), input.Bytes()) {
+				for i, s := range ask(t, reader.command(t, filepath.Join(testbed.Root(t), "testdata", "readers")), input.Bytes(), names) {
 					said[i][r] = s
 				}
 			}
@@ -154,8 +157,56 @@ func TestReaders(t *testing.T) {
 	}
 }
 
+// TestReadersNames gives other readers events whose columns and attributes are called like what Avro has names for itself.
+func TestReadersNames(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts other languages; run without -short")
+	}
+	types := map[uint32]*decode.Type{
+		20000: testTypes[20000],
+		30000: {OID: 30000, Schema: "public", Name: "outer", Kind: 'c', HasBinary: true, Attributes: []decode.Attribute{
+			{Name: "string", Type: 30001, Mod: -1}, {Name: "string_", Type: 30001, Mod: -1}}},
+		30001: {OID: 30001, Schema: "public", Name: "inner", Kind: 'c', HasBinary: true, Attributes: []decode.Attribute{{Name: "null", Type: 23, Mod: -1}}},
+	}
+	rel := &decode.Relation{Schema: "public", Name: "t", Identity: decode.IdentityNothing}
+	var row decode.Tuple
+	for _, name := range []string{"null", "boolean", "int", "int_", "int__", "long", "float", "double", "bytes", "string", "record", "enum", "array", "map", "fixed",
+		"union", "error", "request", "date", "Key", "Value", "Envelope", "Source", "block", "columns", "class", "1st", "🐘"} {
+		rel.Columns = append(rel.Columns, decode.Column{Name: name, Type: 30000, Mod: -1}, decode.Column{Name: name + "_enum", Type: 20000, Mod: -1})
+		row = append(row, text(`("(7)","(8)")`), text("sad"))
+	}
+	for _, name := range []string{"bytes", "float"} {
+		rel.Columns = append(rel.Columns, decode.Column{Name: name + "__", Type: 20000, Mod: -1})
+		row = append(row, text("sad"))
+	}
+	opt := testOptions()
+	opt.Enum = EnumAvro
+	e := mustEncoder(t, rel, &decode.Descriptor{Types: types}, opt)
+	event, err := e.AppendValue(nil, &decode.Change{New: row}, 'c', meta())
+	if err != nil {
+		t.Fatal(err)
+	}
+	input, err := json.Marshal(map[string]string{"name": "names", "schema": e.table.Value, "avro": fmt.Sprintf("%x", event[WireSize:])})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, reader := range readers {
+		if reader.command == nil {
+			continue // mustEncoder compiles it
+		}
+		t.Run(reader.name, func(t *testing.T) {
+			said := ask(t, reader.command(t, filepath.Join(testbed.Root(t), "testdata", "readers")), input, []string{"names"})[0]
+			for _, n := range []string{"7", "8"} {
+				if got := strings.Count(strings.ReplaceAll(said, `"`, "'"), "'null': "+n) + strings.Count(said, "null: "+n); got != 28 {
+					t.Errorf("%s %d times, want 28: %s", n, got, said)
+				}
+			}
+		})
+	}
+}
+
 // ask runs a reader, and returns what it says of each case.
-func ask(t *testing.T, cmd *exec.Cmd, input []byte) []string {
+func ask(t *testing.T, cmd *exec.Cmd, input []byte, names []string) []string {
 	t.Helper()
 	var out, complained bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &out, &complained
@@ -169,13 +220,13 @@ func ask(t *testing.T, cmd *exec.Cmd, input []byte) []string {
 		if err := dec.Decode(&line); err != nil {
 			t.Fatal(err)
 		}
-		if i >= len(edges) || line.Name != edges[i].name {
+		if i >= len(names) || line.Name != names[i] {
 			t.Fatalf("line %d is of %q", i, line.Name)
 		}
 		said = append(said, line.Said)
 	}
-	if len(said) != len(edges) {
-		t.Fatalf("%d lines for %d values: %s", len(said), len(edges), &complained)
+	if len(said) != len(names) {
+		t.Fatalf("%d lines for %d values: %s", len(said), len(names), &complained)
 	}
 	return said
 }

@@ -437,7 +437,7 @@ func (r *resolver) composite(name string, attrs []decode.Attribute, path string)
 	names := r.names("type "+name, list)
 	fields := make([]string, len(attrs))
 	for i, a := range attrs {
-		e := r.resolve(a.Type, a.Mod, path+"_."+names[i])
+		e := r.resolve(a.Type, a.Mod, path+"_."+recordName(names[i]))
 		t.attrs = append(t.attrs, attribute{a.Type, e})
 		fields[i] = fieldJSON(&field{name: names[i], nullable: true, typ: e}, a.Name, nil)
 		if e.bin == nil {

@@ -9,7 +9,7 @@ for (const line of require('fs').readFileSync(0, 'utf8').split('\n').filter(Bool
   let said;
   try {
     const value = avro.Type.forSchema(JSON.parse(c.schema)).fromBuffer(Buffer.from(c.avro, 'hex'));
-    said = util.inspect(value, {breakLength: Infinity});
+    said = util.inspect(value, {breakLength: Infinity, depth: null});
   } catch (e) {
     said = 'Error: ' + e.message.split(':')[0];
   }
