@@ -110,6 +110,7 @@ const (
 	oidDate        = 1082
 	oidTimestamp   = 1114
 	oidTimestampTZ = 1184
+	oidChar        = 18
 	oidMoney       = 790
 	oidBytea       = 17
 	oidTime        = 1083
@@ -131,7 +132,7 @@ var builtins = []builtin{
 	{1043, 1015, "varchar", `"string"`, copyString, copyString, nil},
 	{1042, 1014, "bpchar", `"string"`, copyString, copyString, nil},
 	{19, 1003, "name", `"string"`, copyString, copyString, nil},
-	{18, 1002, `"char"`, `"string"`, binChar, textChar, nil},
+	{oidChar, 1002, `"char"`, `"string"`, binChar, textChar, nil},
 	{1790, 2201, "refcursor", `"string"`, copyString, copyString, nil},
 	{142, 143, "xml", avroXML, copyString, copyString, nil},
 	{114, 199, "json", avroJSON, copyString, copyString, nil},
@@ -369,6 +370,9 @@ func (r *resolver) array(name string, elem uint32, mod int32, delim byte, path s
 	}
 	if r.opt.Array == ArrayText {
 		t.avro, t.text = textual(name), copyString
+		if elem == oidChar {
+			t.text = textCharArray
+		}
 		if t.out != nil {
 			t.bin = binOut
 		}

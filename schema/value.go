@@ -229,6 +229,20 @@ func textChar(s *scratch, t *typ, dst, src []byte) ([]byte, error) {
 	return dst, errText
 }
 
+// textCharArray takes the text of a whole array. Before 16 an element beyond ASCII is that byte, which is no UTF-8; since then
+// it is in quotes, for its backslash.
+func textCharArray(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
+	start := len(dst)
+	for _, c := range src {
+		if c < 0x80 {
+			dst = append(dst, c)
+		} else {
+			dst = append(dst, '"', '\\', '\\', '0'+c>>6, '0'+c>>3&7, '0'+c&7, '"')
+		}
+	}
+	return prefixLength(dst, start), nil
+}
+
 func binBytea(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
 	dst = appendLong(dst, int64(len(src)))
 	return append(dst, src...), nil
