@@ -36,6 +36,7 @@ const (
 	stringNode
 	arrayNode
 	objectNode
+	decimalNode // a number that is written as it stands; no reader makes one
 )
 
 // parseJSON reads exactly one JSON value.
@@ -167,6 +168,8 @@ func (n *node) appendTo(b *bytes.Buffer) {
 		b.WriteString("true")
 	case numberNode:
 		b.WriteString(javaNumber(n.text))
+	case decimalNode:
+		b.WriteString(n.text)
 	case stringNode:
 		appendString(b, n.text)
 	case arrayNode:

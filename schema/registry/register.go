@@ -207,47 +207,68 @@ func readOnlyMode(name string) *Error {
 	return errorf(CodeNotPermitted, "Subject %s in context %s is in read-only mode", name, contextLabel(contextOf(name)))
 }
 
-// read parses and writes down a request's schema. schema is nil for types that are only looked up.
+// read parses and writes down a request's schema. schema is nil for types other than Avro.
 func (s *state) read(name string, req Request, strict bool) (*content, *Schema, error) {
 	if strings.TrimSpace(req.Schema) == "" {
 		return nil, nil, errorf(CodeInvalidSchema, "Empty schema")
 	}
-	c := content{text: req.Schema, typ: req.Type, references: req.References, metadata: req.metadata, ruleSet: req.ruleSet}
-	switch strings.ToUpper(req.Type) {
-	case "", TypeAvro:
-	case TypeJSON, TypeProtobuf:
-		if strict {
-			return nil, nil, errorf(CodeInvalidSchema, "Invalid schema type %s: this registry registers AVRO only", req.Type)
-		}
-		c.typ = strings.ToUpper(req.Type)
-		return newContent(c), nil, nil
-	default:
-		return nil, nil, errorf(CodeInvalidSchema, "Invalid schema type %s. Supported types: AVRO", clip(req.Type, 40))
+	c := content{text: req.Schema, typ: strings.ToUpper(req.Type), references: req.References, metadata: req.metadata, ruleSet: req.ruleSet}
+	normalize := (req.Normalize || s.normalizes(name)) && s.mode(name) != Import
+	if normalize {
+		c.references = normalReferences(c.references)
 	}
-	c.typ = TypeAvro
-	refs, err := s.resolve(name, req.References)
+	switch c.typ {
+	case "", TypeAvro:
+		c.typ = TypeAvro
+		return s.readAvro(name, c, normalize, strict)
+	case TypeJSON:
+		text, err := canonicalJSON(c.text, normalize)
+		if err != nil {
+			return nil, nil, invalidSchema(err)
+		}
+		c.text = text
+	case TypeProtobuf:
+		if err := checkProtobuf(c.text); err != nil {
+			return nil, nil, invalidSchema(err)
+		}
+	default:
+		return nil, nil, errorf(CodeInvalidSchema, "Invalid schema type %s. Supported types: JSON, PROTOBUF, AVRO", clip(req.Type, 40))
+	}
+	for _, ref := range c.references {
+		if _, err := s.referred(name, ref); err != nil {
+			return nil, nil, invalidSchema(err)
+		}
+	}
+	return newContent(c), nil, nil
+}
+
+func normalReferences(references []Reference) []Reference {
+	list := slices.Clone(references)
+	slices.SortFunc(list, func(a, b Reference) int {
+		if n := strings.Compare(a.Subject, b.Subject); n != 0 {
+			return n
+		}
+		return a.Version - b.Version
+	})
+	return slices.Compact(list)
+}
+
+func (s *state) readAvro(name string, c content, normalize, strict bool) (*content, *Schema, error) {
+	refs, err := s.resolve(name, c.references)
 	if err != nil {
 		return nil, nil, invalidSchema(err)
 	}
 	var schema *Schema
 	if strict {
-		schema, err = ParseAvro(req.Schema, refs...)
+		schema, err = ParseAvro(c.text, refs...)
 	} else {
-		schema, err = parseStored(req.Schema, refs)
+		schema, err = parseStored(c.text, refs)
 	}
 	if err != nil {
 		return nil, nil, invalidSchema(err)
 	}
-	if (req.Normalize || s.normalizes(name)) && s.mode(name) != Import {
+	if normalize {
 		schema = schema.Normalize()
-		c.references = slices.Clone(c.references)
-		slices.SortFunc(c.references, func(a, b Reference) int {
-			if n := strings.Compare(a.Subject, b.Subject); n != 0 {
-				return n
-			}
-			return a.Version - b.Version
-		})
-		c.references = slices.Compact(c.references)
 	}
 	c.text = schema.String()
 	return newContent(c), schema, nil
@@ -257,12 +278,15 @@ func (s *state) read(name string, req Request, strict bool) (*content, *Schema, 
 // references are asked for, or none where the version has some: then they were written into the schema
 // (ParsedSchema.canLookup).
 func (s *state) sameMeaning(name string, c *content, schema *Schema, deleted bool) *schemaRecord {
-	if schema == nil {
-		return nil
-	}
 	var whole, byName string
 	for _, v := range slices.Backward(s.versions(name, deleted)) {
-		if v.typ != TypeAvro || !sameNode(c.metadata, v.metadata) || !sameNode(c.ruleSet, v.ruleSet) {
+		if v.typ != c.typ || !sameNode(c.metadata, v.metadata) || !sameNode(c.ruleSet, v.ruleSet) {
+			continue
+		}
+		if c.typ != TypeAvro {
+			if slices.Equal(c.references, v.references) && sameText(c.typ, c.text, v.text) {
+				return v
+			}
 			continue
 		}
 		other, err := s.parse(name, v.content)
@@ -321,8 +345,11 @@ func (s *state) findings(name string, level Level, c *content, schema *Schema, p
 	}
 	var list []Previous
 	for _, v := range previous {
-		if v.typ != c.typ || schema == nil {
+		if v.typ != c.typ {
 			return []Finding{{Incompatibility: Incompatibility{Type: differentSchemaTypes}, Version: v.version}}, nil
+		}
+		if c.typ != TypeAvro {
+			continue // only Avro is compared
 		}
 		old, err := s.parse(name, v.content)
 		if err != nil {

@@ -29,7 +29,7 @@ var routes = []route{
 	{"GET", "subjects/*/versions/*/schema", false, (*call).versionText},
 	{"GET", "subjects/*/versions/*/referencedby", false, (*call).referencedBy},
 	{"GET", "schemas", false, (*call).listSchemas},
-	{"GET", "schemas/types", false, func(*call) (any, error) { return []any{TypeAvro}, nil }},
+	{"GET", "schemas/types", false, func(*call) (any, error) { return []any{TypeJSON, TypeProtobuf, TypeAvro}, nil }},
 	{"GET", "schemas/ids/*", false, (*call).schemaByID},
 	{"GET", "schemas/ids/*/schema", false, (*call).textByID},
 	{"GET", "schemas/ids/*/subjects", false, (*call).subjectsOfID},

@@ -101,7 +101,8 @@ func (c *call) schemaByGUID() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.byID(), nil
+	r.Schema, err = c.format(r)
+	return r.byID(), err
 }
 
 func (c *call) places() ([]Registered, error) {

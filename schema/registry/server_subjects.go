@@ -164,12 +164,16 @@ func (c *call) versionText() (any, error) {
 	return rawText(text), err
 }
 
-// format writes references into an Avro schema for ?format=resolved.
+// format is what ?format= asks for: "resolved" writes references into an Avro schema, "serialized" is a Protobuf schema
+// as a descriptor in base64. What is not known is ignored, as Confluent ignores it.
 func (c *call) format(r Registered) (string, error) {
-	if !strings.EqualFold(c.query.Get("format"), "resolved") || len(r.References) == 0 || r.Type != TypeAvro {
-		return r.Schema, nil
+	switch format := c.query.Get("format"); {
+	case r.Type == TypeAvro && strings.EqualFold(format, "resolved") && len(r.References) > 0:
+		return c.store.resolved(r)
+	case r.Type == TypeProtobuf && strings.EqualFold(format, "serialized") && !isDescriptor(r.Schema):
+		return "", errorf(CodeInvalidSchema, "Invalid schema: it was registered as text, and this registry has no Protobuf compiler that would serialize it")
 	}
-	return c.store.resolved(r)
+	return r.Schema, nil
 }
 
 func (s *Store) resolved(r Registered) (string, error) {

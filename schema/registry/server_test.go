@@ -247,7 +247,7 @@ func FuzzServer(f *testing.F) {
 			if after := len(topic.Entries()); after != before {
 				t.Fatalf("%s %s %s was refused with %s and wrote %d records", method, path, body, w.Body, after-before)
 			}
-		} else if !json.Valid(w.Body.Bytes()) {
+		} else if !strings.Contains(path, "/schema") && !json.Valid(w.Body.Bytes()) { // the text of a schema alone is no JSON for Protobuf
 			t.Fatalf("%s %s %s: not JSON: %s", method, path, body, w.Body)
 		}
 		checkHistory(t, topic)

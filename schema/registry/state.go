@@ -277,7 +277,7 @@ func (s *state) find(name string, c *content) *schemaRecord {
 		return nil
 	}
 	entry := ctx.ids[id]
-	if entry == nil {
+	if entry == nil || entry.typ != c.typ {
 		return nil
 	}
 	if sub := s.subjects[name]; sub != nil && entry.versions[name] > 0 {
@@ -397,6 +397,20 @@ func (s *state) resolve(parent string, references []Reference) ([]*Schema, error
 	return r.schemas, nil
 }
 
+// referred returns the version that a reference of a schema of the subject parent names.
+func (s *state) referred(parent string, ref Reference) (*schemaRecord, error) {
+	if sub := s.subjects[inContextOf(parent, ref.Subject)]; sub != nil {
+		v := sub.latest()
+		if ref.Version != -1 {
+			v = sub.version(ref.Version)
+		}
+		if v != nil {
+			return v, nil
+		}
+	}
+	return nil, fmt.Errorf("no schema reference found for subject %q and version %d", clip(ref.Subject, 200), ref.Version)
+}
+
 type resolver struct {
 	state   *state
 	done    map[string]bool
@@ -409,16 +423,9 @@ func (r *resolver) add(parent string, references []Reference, depth int) error {
 	}
 	for _, ref := range references {
 		name := inContextOf(parent, ref.Subject)
-		var v *schemaRecord
-		if sub := r.state.subjects[name]; sub != nil {
-			if ref.Version == -1 {
-				v = sub.latest()
-			} else {
-				v = sub.version(ref.Version)
-			}
-		}
-		if v == nil {
-			return fmt.Errorf("no schema reference found for subject %q and version %d", clip(ref.Subject, 200), ref.Version)
+		v, err := r.state.referred(parent, ref)
+		if err != nil {
+			return err
 		}
 		if v.typ != TypeAvro {
 			return fmt.Errorf("the reference to subject %q is of type %s", clip(ref.Subject, 200), v.typ)

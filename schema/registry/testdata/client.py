@@ -71,7 +71,7 @@ assert sr.get_version("orders-value", 1).schema_id == first
 refused(40402, SchemaRegistryClient(conf).get_version, "orders-value", 9)
 assert sr.get_subjects_by_schema_id(first) == ["odd/subject é", "orders-value"]
 assert {(v.subject, v.version) for v in sr.get_schema_versions(first)} == {("odd/subject é", 1), ("orders-value", 1)}
-assert "AVRO" in sr.get_schema_types()
+assert sorted(sr.get_schema_types()) == ["AVRO", "JSON", "PROTOBUF"]
 assert sr.get_contexts() == ["."]
 guid = sr.get_latest_version("orders-value").guid
 assert guid and sr.get_schema_by_guid(guid).schema_str == V2
@@ -96,6 +96,30 @@ sr.set_compatibility(level="FULL")
 assert sr.get_config().compatibility_level == "FULL"
 assert sr.get_global_mode() == "READWRITE"
 refused(40409, sr.get_mode, "orders-value")
+
+# Modes: nothing is written to a subject that is read-only, and IMPORT takes ids as they come.
+assert sr.update_mode("frozen", "READONLY") == "READONLY"
+assert sr.get_mode("frozen") == "READONLY"
+refused(42205, sr.register_schema, "frozen", Schema('"int"', "AVRO"))
+refused(42204, sr.update_mode, "frozen", "SIDEWAYS")
+assert sr.delete_mode("frozen") == "READONLY"
+refused(40409, sr.get_mode, "frozen")
+assert sr.update_global_mode("READONLY") == "READONLY" and sr.get_global_mode() == "READONLY"
+refused(42205, sr.register_schema, "any", Schema('"int"', "AVRO"))
+assert sr.update_global_mode("READWRITE") == "READWRITE"
+
+# Other types are stored and served.
+sr.register_schema("person-value", Schema('{"type": "object", "title": "Person"}', "JSON"))
+person = sr.get_latest_version("person-value")
+assert person.schema.schema_type == "JSON" and person.schema.schema_str == '{"type":"object","title":"Person"}', person
+assert sr.lookup_schema("person-value", Schema('{"title":"Person","type":"object"}', "JSON")).schema_id == person.schema_id
+proto = 'syntax = "proto3";\nmessage Person {\n  string name = 1;\n}\n'
+sr.register_schema("proto-value", Schema(proto, "PROTOBUF"))
+assert sr.get_latest_version("proto-value").schema.schema_str == proto
+refused(42201, sr.register_schema, "proto-value", Schema("message {", "PROTOBUF"))
+for gone in ("person-value", "proto-value"):
+    sr.delete_subject(gone)
+    sr.delete_subject(gone, permanent=True)
 
 # References.
 sr.register_schema("money", Schema('{"type":"record","name":"Money","namespace":"shop","fields":[{"name":"cents","type":"long"}]}', "AVRO"))
