@@ -515,6 +515,21 @@ func (c *Catalog) ReconcilePublication(ctx context.Context, apply bool) (Diff, e
 	return d, err
 }
 
+// Captured returns the tables that the configuration selects, published or not yet, in order of schema and name. Only their OIDs
+// and names are set.
+func (c *Catalog) Captured(ctx context.Context) ([]Table, error) {
+	var out []Table
+	err := c.on(ctx, &c.ask, "list tables", func(conn *pgx.Conn) error {
+		out = nil
+		want, _, err := c.wantedTables(ctx, conn)
+		for _, t := range want {
+			out = append(out, Table{OID: t.oid, Schema: t.schema, Name: t.name})
+		}
+		return err
+	})
+	return out, err
+}
+
 // DropPublication drops the publication. One that does not exist is no error. A slot that still has to be read must be dropped
 // first: it cannot be read without its publication.
 func (c *Catalog) DropPublication(ctx context.Context) error {

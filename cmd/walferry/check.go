@@ -16,8 +16,10 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/spf13/cobra"
 
+	"walferry/checkpoint"
 	"walferry/internal/config"
 	"walferry/internal/kafka"
+	"walferry/internal/pipeline"
 	"walferry/schema"
 	"walferry/sink"
 	"walferry/source"
@@ -87,38 +89,46 @@ func (f *findings) add(id string, s source.Severity, text, remedy string) {
 }
 
 func checkAll(ctx context.Context, c *config.Config) []finding {
-	postgres, tables := checkPostgres(ctx, c)
+	postgres, tables, captured := checkPostgres(ctx, c)
 	out := postgres
-	out = append(out, checkKafka(ctx, c, tables)...)
+	out = append(out, checkKafka(ctx, c, tables, captured)...)
 	out = append(out, checkRegistry(ctx, c)...)
 	return append(out, checkLocal(ctx, c)...)
 }
 
-func checkPostgres(ctx context.Context, c *config.Config) ([]finding, []source.Table) {
+// checkPostgres returns the tables that are published too, and those that are or will be captured.
+func checkPostgres(ctx context.Context, c *config.Config) (out []finding, tables, captured []source.Table) {
 	f := &findings{of: "postgres"}
 	cat, err := openCatalog(ctx, c)
 	if err != nil {
 		f.add("connect", source.Fail, err.Error(), hint(err))
-		return f.list, nil
+		return f.list, nil, nil
 	}
 	defer cat.Close()
 	for _, x := range cat.Preflight(ctx) {
 		f.add(x.ID, x.Severity, x.Text, x.Remedy)
 	}
-	tables, err := cat.Tables(ctx)
-	if err != nil {
+	if captured, err = cat.Captured(ctx); err != nil && !is[*source.ColumnError](err) { // which preflight has reported
+		f.add("tables", source.Fail, err.Error(), hint(err))
+	}
+	if tables, err = cat.Tables(ctx); err != nil {
 		var missing *source.PublicationMissingError
 		if !errors.As(err, &missing) { // which preflight has reported
 			f.add("tables", source.Fail, err.Error(), hint(err))
 		}
-		return f.list, nil
+		return f.list, nil, captured
+	}
+	if !c.Source.Publication.Create { // what is not published by now will not be
+		captured = slices.DeleteFunc(captured, func(t source.Table) bool {
+			return !slices.ContainsFunc(tables, func(p source.Table) bool { return p.OID == t.OID })
+		})
 	}
 	odd, err := cat.OddTimes(ctx, tables)
 	if err != nil {
 		f.add("times", source.Fail, err.Error(), hint(err))
 	}
 	checkTimes(f, c, odd)
-	return f.list, tables
+	return f.list, tables, captured
 }
 
 // checkTimes warns of columns whose values a reader in another language can fail on.
@@ -133,7 +143,7 @@ func checkTimes(f *findings, c *config.Config, odd []source.Column) {
 	}
 }
 
-func checkKafka(ctx context.Context, c *config.Config, tables []source.Table) []finding {
+func checkKafka(ctx context.Context, c *config.Config, tables, captured []source.Table) []finding {
 	f := &findings{of: "kafka"}
 	kc, err := c.ForKafka()
 	if err != nil {
@@ -173,13 +183,35 @@ func checkKafka(ctx context.Context, c *config.Config, tables []source.Table) []
 	if c.Schema.ChangesTopic != "" {
 		checkTopic(ctx, f, client, c.ChangesSpec(), "changes_topic", func(int) string { return "it is somebody else's; name another one in schema.changes_topic" })
 	}
+	saved, err := pipeline.Peek(ctx, client, c.Checkpoint.Topic)
+	if err != nil {
+		f.add("checkpoint_topic", source.Fail, fmt.Sprintf("what is saved in topic %s cannot be read, so where tables have moved to is not known: %v", c.Checkpoint.Topic, err),
+			"allow Read on the topic "+c.Checkpoint.Topic)
+		saved = new(checkpoint.State)
+	}
+	topics := checkShared(f, c, saved, captured)
 	for _, t := range tables {
-		policy := checkTopic(ctx, f, client, c.TopicSpec(t.Schema, t.Name), "topic", func(n int) string { return fmt.Sprintf("set kafka.topic.partitions: %d", n) })
+		spec := c.TopicSpec(t.Schema, t.Name)
+		spec.Name = topics.Topic(t.Schema, t.Name)
+		policy := checkTopic(ctx, f, client, spec, "topic", func(n int) string { return fmt.Sprintf("set kafka.topic.partitions: %d", n) })
 		if keyless := len(t.IdentityColumns) == 0 && len(t.PrimaryKey) == 0; keyless && strings.Contains(policy, "compact") {
 			f.add("topic_key", source.Fail, fmt.Sprintf("table %s.%s has no key, and a compacted topic takes no record without one", t.Schema, t.Name), "give the table a primary key, or set kafka.topic.cleanup_policy: delete")
 		}
 	}
 	return f.list
+}
+
+// checkShared finds tables that would share a topic.
+func checkShared(f *findings, c *config.Config, saved *checkpoint.State, tables []source.Table) *pipeline.Topics {
+	topics := pipeline.NewTopics(&pipeline.Config{TopicSpec: c.TopicSpec, SharesTopic: c.SharesTopic, OwnTopic: c.OwnTopic}, saved)
+	for i := range tables {
+		t := &tables[i]
+		if err := topics.Check(t.OID, t.Schema, t.Name); err != nil {
+			f.add("topic_shared", source.Fail, err.Error(), hint(err))
+		}
+		topics.Add(t.OID, t.Schema, t.Name)
+	}
+	return topics
 }
 
 // askCoordinator finds the coordinator. The first question of a cluster's life makes the topic of transactions, so an

@@ -2,8 +2,10 @@ package main
 
 import (
 	"os"
+	"strings"
 	"testing"
 
+	"walferry/checkpoint"
 	"walferry/internal/config"
 	"walferry/source"
 )
@@ -36,5 +38,44 @@ schema:
 	f.list = nil
 	if checkTimes(f, c, odd); len(f.list) != 1 {
 		t.Errorf("with time: iso for all: %+v", f.list)
+	}
+}
+
+// TestCheckShared: tables whose events would share a topic are named, with the topic and what to do, also where one of them has
+// moved there.
+func TestCheckShared(t *testing.T) {
+	const text = `
+name: shop
+source: {dsn: "host=h", tables: ["public.*"]}
+kafka: {brokers: ["b:9092"]}
+schema:
+  tables:
+    public.shard1: {topic: shop.shards}
+    public.shard2: {topic: shop.shards}
+`
+	c, err := config.Load("w.yml", []byte(text), os.LookupEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	saved := &checkpoint.State{Moved: map[string]*checkpoint.Moved{"shop.public.orders": {Moves: []checkpoint.Move{{Number: 2}}}}}
+	var tables []source.Table
+	for i, name := range []string{"a b", "a_b", "orders", "orders.v2", "shard1", "shard2"} {
+		tables = append(tables, source.Table{OID: uint32(i), Schema: "public", Name: name})
+	}
+	f := &findings{of: "kafka"}
+	topics := checkShared(f, c, saved, tables)
+	if got := topics.Topic("public", "orders"); got != "shop.public.orders.v2" {
+		t.Errorf("the topic of orders is %s", got)
+	}
+	wants := [][]string{{`"public"."a b"`, `"public"."a_b"`, "topic shop.public.a_b"}, {`"public"."orders"`, `"public"."orders.v2"`, "topic shop.public.orders.v2"}}
+	if len(f.list) != len(wants) {
+		t.Fatalf("%+v", f.list)
+	}
+	for i, want := range wants {
+		for _, w := range append(want, "schema.tables") {
+			if x := f.list[i]; x.ID != "topic_shared" || x.Severity != source.Fail || !strings.Contains(x.Text+x.Remedy, w) {
+				t.Errorf("%+v: no %s", x, w)
+			}
+		}
 	}
 }

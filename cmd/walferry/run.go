@@ -195,7 +195,7 @@ func pipelineConfig(c *config.Config) (pipeline.Config, error) {
 		host = "" // only for people, in the session record
 	}
 	return pipeline.Config{
-		Name: c.Name, Source: src, Sink: c.ForSink(), TopicSpec: c.TopicSpec,
+		Name: c.Name, Source: src, Sink: c.ForSink(), TopicSpec: c.TopicSpec, SharesTopic: c.SharesTopic, OwnTopic: c.OwnTopic,
 		SchemaOptions: func(s, t, db, systemID string) schema.Options {
 			return c.SchemaOptions(s, t, db, systemID, version)
 		},

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -122,14 +123,37 @@ func (c *Config) ChangesSpec() sink.TopicSpec {
 	}
 }
 
-// OnIncompatible is what happens when the registry refuses a schema of this table: stop, force or new-topic.
-func (c *Config) OnIncompatible(schemaName, table string) string {
+// table is what schema.tables says of a table.
+func (c *Config) table(schemaName, table string) Table {
 	for key, x := range c.Schema.Tables {
-		if p := parts(key); len(p) == 2 && p[0] == schemaName && p[1] == table && x.OnIncompatible != "" {
-			return x.OnIncompatible
+		if p := parts(key); len(p) == 2 && p[0] == schemaName && p[1] == table {
+			return x
 		}
 	}
-	return c.Schema.OnIncompatible
+	return Table{}
+}
+
+// OnIncompatible is what happens when the registry refuses a schema of this table: stop, force or new-topic.
+func (c *Config) OnIncompatible(schemaName, table string) string {
+	return cmp.Or(c.table(schemaName, table).OnIncompatible, c.Schema.OnIncompatible)
+}
+
+// SharesTopic says whether the table's topic is named for it by itself: it may then be that of other such tables.
+func (c *Config) SharesTopic(schemaName, table string) bool {
+	return c.table(schemaName, table).Topic != ""
+}
+
+// OwnTopic says what of walferry's own is kept in a topic, "" for nothing: a table cannot have it.
+func (c *Config) OwnTopic(topic string) string {
+	switch {
+	case topic == c.Checkpoint.Topic:
+		return "this pipeline's progress (checkpoint.topic)"
+	case topic == c.Registry.Topic && c.Registry.Mode == "built-in":
+		return "the schema registry (registry.topic)"
+	case topic == c.Schema.ChangesTopic && topic != "":
+		return "schema changes (schema.changes_topic)"
+	}
+	return ""
 }
 
 // CheckpointSpec is the checkpoint topic as it is to be created or checked.
@@ -197,9 +221,13 @@ func Dialable(listen string) string {
 	return net.JoinHostPort(host, port)
 }
 
-// TopicName applies the template. What Kafka does not allow in a topic's name
-// (anything but ASCII letters, digits, . _ and -) becomes _, as Debezium does.
+// TopicName is the topic that is named for the table, or applies the template. What
+// Kafka does not allow in a topic's name there (anything but ASCII letters, digits,
+// . _ and -) becomes _, as Debezium does.
 func (c *Config) TopicName(schemaName, table string) string {
+	if topic := c.table(schemaName, table).Topic; topic != "" {
+		return topic
+	}
 	name := strings.NewReplacer("{prefix}", c.Kafka.Topic.Prefix, "{schema}", schemaName, "{table}", table).Replace(c.Kafka.Topic.Template)
 	return strings.Map(func(r rune) rune {
 		if r < 0x80 && topicName.MatchString(string(r)) {

@@ -22,7 +22,7 @@ schema:
   tables:
     public.orders: {on_incompatible: new-topic}
     '"odd.schema"."t""x"': {on_incompatible: force}
-    public.left: {on_incompatible: ""}
+    public.left: {on_incompatible: "", topic: elsewhere}
   changes_topic: shop.changes
 `)
 	s, err := c.ForSource()
@@ -45,6 +45,14 @@ schema:
 	for table, want := range map[[2]string]string{{"public", "orders"}: "new-topic", {"odd.schema", `t"x`}: "force", {"public", "left"}: "stop", {"public", "others"}: "stop"} {
 		if got := c.OnIncompatible(table[0], table[1]); got != want {
 			t.Errorf("%v on_incompatible is %s, want %s", table, got, want)
+		}
+	}
+	if spec := c.TopicSpec("public", "left"); spec.Name != "elsewhere" || spec.Partitions != 6 || !c.SharesTopic("public", "left") || c.SharesTopic("public", "orders") {
+		t.Errorf("%+v", spec)
+	}
+	for topic, own := range map[string]bool{"_walferry.shop": true, "_schemas": true, "shop.changes": true, "elsewhere": false, "": false} {
+		if got := c.OwnTopic(topic) != ""; got != own {
+			t.Errorf("topic %q is walferry's own: %t", topic, got)
 		}
 	}
 	if spec := c.ChangesSpec(); spec.Name != "shop.changes" || spec.Partitions != 1 || spec.CleanupPolicy != "delete" || spec.Configs["retention.ms"] != "-1" {

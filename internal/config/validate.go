@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/url"
@@ -38,10 +39,7 @@ func (c *Config) validate() ErrorList {
 		v.pattern("schema.keys."+key, key, 2, "schema.table")
 		v.check(len(columns) > 0, "schema.keys."+key, "the key has no columns", "list them, or leave the table out to use its replica identity")
 	}
-	for key := range c.Schema.Tables {
-		v.pattern("schema.tables."+key, key, 2, "schema.table")
-		v.check(!strings.Contains(key, "*") || strings.Contains(key, `"`), "schema.tables."+key, "a wildcard stands for no single table here", "name each table")
-	}
+	c.validateTables(v)
 	if t := c.Schema.ChangesTopic; t != "" {
 		v.check(topicName.MatchString(t), "schema.changes_topic", fmt.Sprintf("%q is not a topic name", t), "use letters, digits, _ - and . only, 249 at most")
 		v.check(t != c.Checkpoint.Topic && t != c.Registry.Topic, "schema.changes_topic", "this topic is walferry's own", "give the schema changes a topic of their own")
@@ -54,6 +52,26 @@ func (c *Config) validate() ErrorList {
 		v.address("admin.listen", c.Admin.Listen)
 	}
 	return v.errs
+}
+
+func (c *Config) validateTables(v *validator) {
+	at := map[string][]string{} // tables by the topic that is named for them
+	for key, t := range c.Schema.Tables {
+		v.pattern("schema.tables."+key, key, 2, "schema.table")
+		v.check(!strings.Contains(key, "*") || strings.Contains(key, `"`), "schema.tables."+key, "a wildcard stands for no single table here", "name each table")
+		if t.Topic != "" {
+			path := "schema.tables." + key + ".topic"
+			v.check(topicName.MatchString(t.Topic), path, fmt.Sprintf("%q is not a topic name", t.Topic), "use letters, digits, _ - and . only, 249 at most")
+			v.check(c.OwnTopic(t.Topic) == "", path, "this topic is walferry's own, for "+c.OwnTopic(t.Topic), "give the table another one")
+			at[t.Topic] = append(at[t.Topic], key)
+		}
+	}
+	for topic, keys := range at {
+		for _, key := range keys {
+			v.check(len(keys) == 1 || cmp.Or(c.Schema.Tables[key].OnIncompatible, c.Schema.OnIncompatible) != "new-topic", "schema.tables."+key+".on_incompatible",
+				"with new-topic one table would move out of the topic "+topic+" that several share", "write stop or force for each of them")
+		}
+	}
 }
 
 func (c *Config) validateSource(v *validator) {

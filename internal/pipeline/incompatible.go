@@ -177,20 +177,12 @@ func (l *loop) move(name, to string, m checkpoint.Move) {
 }
 
 // unused is the next number of a topic that is not the topic of another table by its name.
-func (l *loop) unused(name string, number int) (int, error) {
-	taken := map[string]bool{}
-	for oid, versions := range l.saved.Relations {
-		rec, err := decodeRelation(versions[len(versions)-1])
-		if err != nil {
-			return 0, fmt.Errorf("saved relation %d: %w", oid, err)
-		}
-		if r := rec.Relation; r != nil {
-			taken[l.cfg.TopicSpec(r.Schema, r.Name).Name] = true
+func (l *loop) unused(name string, number int) int {
+	for number++; ; number++ {
+		if topic := checkpoint.MovedTopic(name, number); !l.topics.taken(topic) && !l.published.taken(topic) {
+			return number
 		}
 	}
-	for number++; taken[checkpoint.MovedTopic(name, number)]; number++ {
-	}
-	return number, nil
 }
 
 // RefusedSchemaError says that the registry answered, and did not take a schema.

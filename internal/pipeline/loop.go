@@ -53,6 +53,7 @@ type loop struct {
 	stopping    bool
 	heartbeat   heartbeat
 	refetched   refetched // of the change at hand
+	topics      *Topics   // of tables that rows have come of; nil before the first row
 
 	// fence is set for a drain: where the WAL ended when the session began. A transaction that commits at or after it is
 	// behind everything that was committed before.

@@ -46,6 +46,10 @@ type Config struct {
 	Sink   sink.Config
 	// TopicSpec returns the topic of a table, as it is to be created or checked.
 	TopicSpec func(schemaName, table string) sink.TopicSpec
+	// SharesTopic says that the table's topic is named for it by itself: it may be that of other such tables. nil is never.
+	SharesTopic func(schemaName, table string) bool
+	// OwnTopic says what of walferry's own is in a topic, "" for nothing. nil is nothing.
+	OwnTopic func(topic string) string
 	// SchemaOptions returns the options of a table's schema; db and systemID are the server's.
 	SchemaOptions func(schemaName, table, db, systemID string) schema.Options
 	Envelope      string
@@ -360,7 +364,7 @@ func retryable(err error) bool {
 		!errors.Is(err, errCheckpointForeign) && !is[*NothingToDrainError](err) &&
 		!is[*StopError](err) && !is[*schema.ValueError](err) && !is[*schema.CollisionError](err) && !is[*schema.PlaceholderError](err) &&
 		!is[*sink.FatalError](err) && !is[*sink.TooLargeError](err) && !is[*sink.TopicMismatchError](err) &&
-		!is[*PartitionsChangedError](err) && !is[*KeylessError](err) && !is[*RefusedSchemaError](err) && !is[*registry.AuthError](err) &&
+		!is[*PartitionsChangedError](err) && !is[*KeylessError](err) && !is[*SharedTopicError](err) && !is[*RefusedSchemaError](err) && !is[*registry.AuthError](err) &&
 		!is[*source.WrongPasswordError](err) && !is[*source.CertificateError](err) && !is[*source.NoReplicationPrivilegeError](err) && !is[*source.WALLevelError](err) &&
 		!is[*source.UnsupportedVersionError](err) && !is[*source.PublicationMissingError](err) &&
 		!is[*source.PublicationPrivilegeError](err) && !is[*source.TableMissingError](err) && !is[*source.ColumnError](err) &&

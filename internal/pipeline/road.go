@@ -37,6 +37,7 @@ type session struct {
 	walsender int32         // that holds the slot for us; 0 before
 	publisher *publisher
 	tables    map[*decode.Relation]*table
+	published *Topics // of the tables in the publication at the session's start
 	stopBy    time.Time
 	steadied  chan struct{} // closed when the loop takes over, which hears of a stop itself
 }
@@ -434,26 +435,15 @@ func (s *session) publication(ctx context.Context) ([]string, error) {
 
 // keyless refuses tables without a key whose topic is compacted, before anything is published: on such a topic one record without a
 // key fails its whole batch, that of all other tables too.
-func (s *session) keyless(ctx context.Context) error {
-	tables, err := s.cat.Tables(ctx)
-	if is[*source.PublicationMissingError](err) {
-		return nil // the stream still has what came before it was dropped, and says so at what came after
-	}
-	if err != nil {
-		return err
-	}
+func (s *session) keyless(ctx context.Context, tables []source.Table) error {
 	for _, t := range tables {
-		captured, err := s.source.Selects(t.Schema, t.Name)
-		if err != nil {
-			return err
-		}
 		options := s.cfg.SchemaOptions(t.Schema, t.Name, s.system.DB, s.system.ID)
-		if !captured || len(options.Key) > 0 || len(t.IdentityColumns) > 0 || t.Identity == decode.IdentityFull && len(t.PrimaryKey) > 0 {
+		if len(options.Key) > 0 || len(t.IdentityColumns) > 0 || t.Identity == decode.IdentityFull && len(t.PrimaryKey) > 0 {
 			continue
 		}
 		s.health.step(stepKafka)
 		spec := s.cfg.TopicSpec(t.Schema, t.Name)
-		spec.Name = checkpoint.MovedTopic(spec.Name, s.saved.Number(spec.Name, checkpoint.Position{Commit: ^pglogrepl.LSN(0)}))
+		spec.Name = s.published.Topic(t.Schema, t.Name)
 		policy := spec.CleanupPolicy // what it will be made with
 		if err := s.bounded(ctx, func(ctx context.Context) error {
 			_, exists, err := s.kafka.Partitions(ctx, spec.Name)
@@ -515,7 +505,14 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 			return err
 		}
 	}
-	if err := s.keyless(ctx); err != nil {
+	tables, err := s.captured(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.parted(tables); err != nil {
+		return err
+	}
+	if err := s.keyless(ctx, tables); err != nil {
 		return err
 	}
 	if err := s.restoreLevels(ctx); err != nil {

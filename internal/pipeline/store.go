@@ -28,6 +28,18 @@ func (s *store) Replay(ctx context.Context, topic string, partition int32, until
 	return s.kafka.Replay(ctx, topic, partition, until, func(r kafka.Record) error { return fn(r.Key, r.Value, r.Offset) })
 }
 
+// Peek reads what is saved in a checkpoint topic, which may not exist yet, without fencing anybody.
+func Peek(ctx context.Context, client *kafka.Client, topic string) (*checkpoint.State, error) {
+	_, exists, err := client.Partitions(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	if !exists {
+		return new(checkpoint.State), nil
+	}
+	return (&store{topic: topic, kafka: client}).peek(ctx)
+}
+
 // peek reads what is there without fencing anybody. Open transactions count for nothing.
 func (s *store) peek(ctx context.Context) (*checkpoint.State, error) {
 	end, err := s.kafka.EndOffset(ctx, s.topic, 0)

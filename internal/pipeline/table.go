@@ -210,6 +210,9 @@ type version struct {
 // placed finds the topic of a relation version and registers its schemas. That is the topic that the table's name gives, or
 // the one that the table has moved to; where these schemas may not follow those there, the table's policy decides.
 func (l *loop) placed(ctx context.Context, rel *decode.Relation, desc *decode.Descriptor, before, saved *relationRecord, at decode.Position) (*version, error) {
+	if err := l.own(rel); err != nil {
+		return nil, err
+	}
 	spec := l.cfg.TopicSpec(rel.Schema, rel.Name)
 	name := spec.Name
 	was := l.saved.Number(name, position(at))
@@ -226,9 +229,7 @@ func (l *loop) placed(ctx context.Context, rel *decode.Relation, desc *decode.De
 			return nil, err
 		}
 		l.log.Warn("the registry refuses the schema as incompatible: the table's events go on in another topic", "table", rel.String(), "topic", spec.Name, "reason", err)
-		if number, err = l.unused(name, number); err != nil {
-			return nil, err
-		}
+		number = l.unused(name, number)
 	}
 }
 
