@@ -30,12 +30,14 @@ type avroReader struct {
 // logicalKey stands in for "logicalType", which goavro would act on.
 const logicalKey = "walferry.logicalType"
 
+// fullNameKey is where prepare puts the full name of a named type.
+const fullNameKey = "walferry.fullName"
+
 func newAvroReader(text string) (*avroReader, error) {
-	r := &avroReader{named: map[string]any{}}
-	if err := json.Unmarshal([]byte(text), &r.root); err != nil {
-		return nil, fmt.Errorf("read Avro schema: %w", err)
+	r, err := newAvroTree(text)
+	if err != nil {
+		return nil, err
 	}
-	r.root = r.prepare(r.root, "")
 	b, err := json.Marshal(r.root)
 	if err != nil {
 		return nil, fmt.Errorf("read Avro schema: %w", err)
@@ -43,6 +45,16 @@ func newAvroReader(text string) (*avroReader, error) {
 	if r.codec, err = goavro.NewCodec(string(b)); err != nil {
 		return nil, fmt.Errorf("read Avro schema: %w", err)
 	}
+	return r, nil
+}
+
+// newAvroTree reads a schema for somebody who walks along it, and decodes nothing.
+func newAvroTree(text string) (*avroReader, error) {
+	r := &avroReader{named: map[string]any{}}
+	if err := json.Unmarshal([]byte(text), &r.root); err != nil {
+		return nil, fmt.Errorf("read Avro schema: %w", err)
+	}
+	r.root = r.prepare(r.root, "")
 	return r, nil
 }
 
@@ -67,6 +79,7 @@ func (r *avroReader) prepare(s any, namespace string) any {
 				if i := strings.LastIndexByte(name, '.'); i >= 0 {
 					namespace = name[:i]
 				}
+				x[fullNameKey] = fullName(name, namespace)
 				r.named[fullName(name, namespace)] = x
 			}
 		}
@@ -229,6 +242,13 @@ func (r *avroReader) plain(s, v any) any {
 	return v
 }
 
+// nameOf is the full name of a named type that prepare has seen, "" of any other.
+func nameOf(s any) string {
+	x, _ := s.(map[string]any)
+	name, _ := x[fullNameKey].(string)
+	return name
+}
+
 // branchName is goavro's name of a union's branch.
 func (r *avroReader) branchName(b any) string {
 	switch x := b.(type) {
@@ -238,15 +258,7 @@ func (r *avroReader) branchName(b any) string {
 		kind, _ := x["type"].(string)
 		switch kind {
 		case "record", "enum", "fixed":
-			name, _ := x["name"].(string)
-			for full, s := range r.named {
-				if m, ok := s.(map[string]any); ok && m["name"] == name && (full == name || strings.HasSuffix(full, "."+name)) {
-					if ns, _ := x["namespace"].(string); ns == "" || full == fullName(name, ns) {
-						return full
-					}
-				}
-			}
-			return name
+			return nameOf(x)
 		}
 		return kind
 	}

@@ -97,19 +97,22 @@ func abs(t *testing.T, file string) string {
 
 // TestHelpOfEveryCommand: each has a sentence, and none fails.
 func TestHelpOfEveryCommand(t *testing.T) {
-	root := newRoot(&program{})
-	for _, c := range root.Commands() {
+	commands := newRoot(&program{}).Commands()
+	for i := 0; i < len(commands); i++ {
+		c := commands[i]
+		commands = append(commands, c.Commands()...)
 		if c.Short == "" || strings.HasSuffix(c.Short, ".") {
-			t.Errorf("%s: %q", c.Name(), c.Short)
+			t.Errorf("%s: %q", c.CommandPath(), c.Short)
 		}
 		var out, errs bytes.Buffer
-		if code := run(t.Context(), []string{c.Name(), "--help"}, nil, &out, &errs); code != 0 || errs.Len() > 0 {
-			t.Errorf("%s --help: %d %s", c.Name(), code, errs.String())
+		args := append(strings.Fields(c.CommandPath())[1:], "--help")
+		if code := run(t.Context(), args, nil, &out, &errs); code != 0 || errs.Len() > 0 {
+			t.Errorf("%s --help: %d %s", c.CommandPath(), code, errs.String())
 		}
 		for line := range strings.Lines(out.String()) {
 			// Flags are cobra's lines, of one width less.
 			if len(strings.TrimRight(line, "\n")) > 100 && !strings.HasPrefix(strings.TrimSpace(line), "-") {
-				t.Errorf("%s: a line of %d characters: %s", c.Name(), len(line), line)
+				t.Errorf("%s: a line of %d characters: %s", c.CommandPath(), len(line), line)
 			}
 		}
 	}

@@ -281,17 +281,9 @@ func schemaText(ctx context.Context, c *config.Config, client *kafka.Client) (fu
 
 // schemaInTopic reads the registry's topic to its end and looks there.
 func schemaInTopic(ctx context.Context, c *config.Config, client *kafka.Client, id int32) (string, error) {
-	store := registry.NewStore(registry.NewKafkaLog(client, nil, c.Registry.Topic), nil)
-	reading, done := context.WithCancel(ctx)
-	defer done()
-	ended := make(chan error, 1)
-	go func() { ended <- store.Follow(reading) }()
-	for !store.Ready() {
-		select {
-		case err := <-ended:
-			return "", err
-		case <-time.After(5 * time.Millisecond):
-		}
+	store, err := readStore(ctx, c, client)
+	if err != nil {
+		return "", err
 	}
 	return store.API().Schema(ctx, id)
 }

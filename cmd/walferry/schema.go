@@ -6,7 +6,9 @@ import (
 
 // schemaCommands are the subcommands of `walferry schema`; each is in a file of its own.
 func schemaCommands() []func(*program) *cobra.Command {
-	return []func(*program) *cobra.Command{}
+	return []func(*program) *cobra.Command{
+		newSchemaListCommand, newSchemaVersionsCommand, newSchemaShowCommand, newSchemaDiffCommand, newSchemaCheckCommand,
+	}
 }
 
 func newSchemaCommand(p *program) *cobra.Command {

@@ -232,7 +232,7 @@ func (d *decoder) structure(path string, n ast.Node, v reflect.Value) {
 				where = "in " + path
 			}
 			remedy := "the keys " + where + " are " + strings.Join(names, ", ")
-			if near := nearest(key, names); near != "" {
+			if near := Nearest(key, names); near != "" {
 				remedy = "did you mean " + near + "?"
 			}
 			d.fail(join(path, key), p.Key, "unknown key", remedy)
@@ -417,8 +417,8 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// nearest returns the one of names that key is probably a slip of, or "".
-func nearest(key string, names []string) string {
+// Nearest returns the one of names that key is probably a slip of, or "".
+func Nearest(key string, names []string) string {
 	best, bestDistance := "", 3
 	for _, n := range names {
 		if dist := distance(key, n); dist < bestDistance && dist < len(n) {

@@ -41,6 +41,9 @@ type ClientConfig struct {
 	// Retries is how often a request without a usable answer is repeated, with a growing pause. Default 4, negative
 	// none. All requests of this client may be repeated without harm.
 	Retries int
+	// Handler answers the requests, in this process, instead of what is at URL: a [Server] over a store that is read from
+	// its topic, where nothing serves it.
+	Handler http.Handler
 }
 
 // Client talks to a registry. It keeps what it learned: ids of schemas and schemas of ids do not change. It is safe
@@ -108,10 +111,14 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = tlsConfig
+	var way http.RoundTripper = transport
+	if cfg.Handler != nil {
+		way = local{cfg.Handler}
+	}
 	return &Client{
 		cfg:     cfg,
 		base:    u,
-		http:    &http.Client{Transport: transport, CheckRedirect: sameHost},
+		http:    &http.Client{Transport: way, CheckRedirect: sameHost},
 		ids:     map[[2]string]int32{},
 		schemas: map[int32]string{},
 	}, nil
