@@ -88,6 +88,15 @@ func closeConn(conn *pgx.Conn) {
 
 // connect makes one connection and checks that it is the server we mean.
 func (c *Catalog) connect(ctx context.Context) (*pgx.Conn, System, error) {
+	return c.connectWith(ctx, func(pcfg *pgx.ConnConfig) {
+		pcfg.RuntimeParams["statement_timeout"] = milliseconds(c.cfg.StatementTimeout)
+		// A missing synchronous standby would block the heartbeat's commit, and nothing of ours needs one.
+		pcfg.RuntimeParams["synchronous_commit"] = "local"
+	})
+}
+
+// connectWith is connect with other settings of the session.
+func (c *Catalog) connectWith(ctx context.Context, settings func(*pgx.ConnConfig)) (*pgx.Conn, System, error) {
 	pcfg, err := pgx.ParseConfig(c.cfg.DSN)
 	if err != nil {
 		return nil, System{}, fmt.Errorf("read DSN: %w", err)
@@ -95,9 +104,7 @@ func (c *Catalog) connect(ctx context.Context) (*pgx.Conn, System, error) {
 	if err := c.cfg.pin(&pcfg.Config); err != nil {
 		return nil, System{}, err
 	}
-	pcfg.RuntimeParams["statement_timeout"] = milliseconds(c.cfg.StatementTimeout)
-	// A missing synchronous standby would block the heartbeat's commit, and nothing of ours needs one.
-	pcfg.RuntimeParams["synchronous_commit"] = "local"
+	settings(pcfg)
 	conn, err := pgx.ConnectConfig(ctx, pcfg)
 	if err != nil {
 		return nil, System{}, canceled(ctx, connectError(err, &c.cfg, pcfg.User))
@@ -158,6 +165,23 @@ func (c *Catalog) on(ctx context.Context, s *side, what string, f func(*pgx.Conn
 // once runs f with a connection of its own.
 func (c *Catalog) once(ctx context.Context, what string, f func(*pgx.Conn) error) error {
 	conn, _, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeConn(conn)
+	return c.wrap(ctx, what, f(conn), conn)
+}
+
+// visit is once with the session's settings as the DSN, the role and the database have them: those of anybody who runs SQL.
+func (c *Catalog) visit(ctx context.Context, what string, f func(*pgx.Conn) error) error {
+	own, err := pgx.ParseConfig(c.cfg.DSN)
+	if err != nil {
+		return fmt.Errorf("read DSN: %w", err)
+	}
+	conn, _, err := c.connectWith(ctx, func(pcfg *pgx.ConnConfig) {
+		pcfg.RuntimeParams = own.RuntimeParams
+		pcfg.RuntimeParams["application_name"], pcfg.RuntimeParams["client_encoding"] = c.cfg.AppName, "UTF8"
+	})
 	if err != nil {
 		return err
 	}

@@ -101,10 +101,12 @@ func ParseDDL(content []byte) (*DDL, error) {
 // DDLTrigger says whether the event trigger is there and enabled.
 func (c *Catalog) DDLTrigger(ctx context.Context) (ok bool, err error) {
 	err = c.on(ctx, &c.ask, "look for event trigger", func(conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = $1 AND evtenabled <> 'D')", ddlTrigger).Scan(&ok)
+		return conn.QueryRow(ctx, ddlTriggerThere, ddlTrigger).Scan(&ok)
 	})
 	return ok, err
 }
+
+const ddlTriggerThere = "SELECT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = $1 AND evtenabled <> 'D')"
 
 // EmitDDL emits, in one transaction, what the event trigger would say of these tables: the facts that the next commands change.
 // A table that does not exist any more is left out.

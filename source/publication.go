@@ -130,12 +130,18 @@ func (c *Catalog) Tables(ctx context.Context) ([]Table, error) {
 	return out, err
 }
 
-func (c *Catalog) tables(ctx context.Context, conn *pgx.Conn) ([]Table, error) {
+func (c *Catalog) tables(ctx context.Context, q querier) ([]Table, error) {
+	return c.tablesFrom(ctx, q, "pg_get_publication_tables($1)", c.cfg.Publication)
+}
+
+// tablesFrom is tables of another set of tables than the publication's; from has their OIDs as relid, and from 15 on attrs and
+// qual. The publication's name is always the first argument.
+func (c *Catalog) tablesFrom(ctx context.Context, q querier, from string, args ...any) ([]Table, error) {
 	attrs, qual := "NULL::int2[]", "''"
 	if c.sys.Major() >= 15 {
 		attrs, qual = "p.attrs::int2[]", "coalesce(pg_get_expr(p.qual, p.relid), '')"
 	}
-	rows, err := conn.Query(ctx, `SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', ascii(c.relreplident::text),
+	rows, err := q.Query(ctx, `SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', ascii(c.relreplident::text),
 		`+identityColumns("c")+`, `+indexColumns("c", "i.indisprimary")+`,
 		ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 			AND CASE WHEN `+attrs+` IS NULL THEN a.attgenerated = '' ELSE a.attnum = ANY(`+attrs+`) END ORDER BY a.attnum),
@@ -149,8 +155,8 @@ func (c *Catalog) tables(ctx context.Context, conn *pgx.Conn) ([]Table, error) {
 			AND CASE WHEN `+attrs+` IS NULL THEN a.attgenerated = '' ELSE a.attnum = ANY(`+attrs+`) END
 			AND a.attstorage IN ('x', 'e') AND c.relreplident <> 'f' AND a.attname::text <> ALL (`+identityColumns("c")+`)
 			AND (c.reltoastrelid <> 0 OR EXISTS (SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid WHERE l.reltoastrelid <> 0)) ORDER BY a.attnum)
-		FROM pg_get_publication_tables($1) p JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace
-		ORDER BY 2, 3`, c.cfg.Publication)
+		FROM `+from+` p JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+		ORDER BY 2, 3`, args...)
 	if err != nil {
 		return nil, err
 	}

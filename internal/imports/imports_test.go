@@ -54,6 +54,7 @@ var rules = map[string]rule{
 	"internal/config": {ours: "source schema schema/registry sink internal/kafka internal/pipeline", by: "cmd/walferry internal/demo internal/demo/*"},
 	"internal/admin":  {ours: "schema/registry", never: postgres + brokers, by: "cmd/walferry"},
 	"internal/demo":   {ours: "*", by: "cmd/walferry"},
+	"internal/script": {ours: "", never: sockets + postgres + brokers + avro, by: "cmd/walferry"},
 	"bench":           {ours: "*", by: "bench/*"},
 
 	// A leaf that anything may stand on, since it is empty without its build tag.
