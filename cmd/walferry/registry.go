@@ -24,11 +24,11 @@ import (
 func newRegistryCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "registry",
-		Short: "Serve the schema registry by itself",
+		Short: "Serve the schema registry by itself, or copy one",
 		Args:  usage(cobra.NoArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(&cobra.Command{
+	cmd.AddCommand(newExportCommand(p), newImportCommand(p), &cobra.Command{
 		Use:   "serve",
 		Short: "Serve the schema registry by itself",
 		Long: `Serve the registry that walferry run has built in, without a pipeline: Confluent's
@@ -122,19 +122,27 @@ func newBuiltIn(ctx context.Context, c *config.Config, client *kafka.Client, log
 	if !anonymous && sc.User == "" {
 		sc.ReadOnly = registry.AnonymousWritesRefused
 	}
-	settings := c.ForSink()
-	settings.TransactionalID = c.RegistryTransactionalID()
-	producer, err := sink.New(client, settings)
+	store, w, err := newStore(c, client, log)
 	if err != nil {
-		return nil, within(exitKafka, err)
+		return nil, err
 	}
-	w := &registryWriter{producer: producer, spec: c.RegistrySpec()}
-	store := registry.NewStore(registry.NewKafkaLog(client, w, c.Registry.Topic), log)
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Registry.Listen)
 	if err != nil {
 		return nil, &codedError{exitConfig, fmt.Errorf("registry.listen: %w", err)}
 	}
 	return &builtIn{listener: l, handler: registry.NewServer(store, sc), store: store, writer: w, log: log}, nil
+}
+
+// newStore builds the registry over its topic, and what writes there.
+func newStore(c *config.Config, client *kafka.Client, log *slog.Logger) (*registry.Store, *registryWriter, error) {
+	settings := c.ForSink()
+	settings.TransactionalID = c.RegistryTransactionalID()
+	producer, err := sink.New(client, settings)
+	if err != nil {
+		return nil, nil, within(exitKafka, err)
+	}
+	w := &registryWriter{producer: producer, spec: c.RegistrySpec()}
+	return registry.NewStore(registry.NewKafkaLog(client, w, c.Registry.Topic), log), w, nil
 }
 
 // serve answers requests and follows the topic until ctx ends. Following is reading
@@ -171,9 +179,7 @@ func (b *builtIn) serve(ctx context.Context) error {
 		}
 	}
 	following.Wait()
-	end, stop := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-	defer stop()
-	if cerr := b.writer.producer.Close(end); cerr != nil {
+	if cerr := b.writer.close(ctx); cerr != nil {
 		b.log.Debug("close the registry's producer", "error", cerr)
 	}
 	if err != nil {
@@ -220,6 +226,13 @@ func (w *registryWriter) ensure(ctx context.Context) error {
 	}
 	w.known = true
 	return nil
+}
+
+// close ends the producer, also when ctx has ended.
+func (w *registryWriter) close(ctx context.Context) error {
+	end, stop := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer stop()
+	return w.producer.Close(end)
 }
 
 // Init implements registry.TxnWriter.
@@ -281,11 +294,28 @@ func schemaText(ctx context.Context, c *config.Config, client *kafka.Client) (fu
 
 // schemaInTopic reads the registry's topic to its end and looks there.
 func schemaInTopic(ctx context.Context, c *config.Config, client *kafka.Client, id int32) (string, error) {
-	store, err := readStore(ctx, c, client)
+	store, err := readTopic(ctx, c, client)
 	if err != nil {
 		return "", err
 	}
 	return store.API().Schema(ctx, id)
+}
+
+// readTopic reads the registry's topic to its end, and writes nothing.
+func readTopic(ctx context.Context, c *config.Config, client *kafka.Client) (*registry.Store, error) {
+	store := registry.NewStore(registry.NewKafkaLog(client, nil, c.Registry.Topic), nil)
+	reading, done := context.WithCancel(ctx)
+	defer done()
+	ended := make(chan error, 1)
+	go func() { ended <- store.Follow(reading) }()
+	for !store.Ready() {
+		select {
+		case err := <-ended:
+			return nil, err
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return store, nil
 }
 
 // checkRegistry looks at the registry that is configured.

@@ -321,7 +321,23 @@ standby: %v
 			t.Fatalf("the registry does not answer: %v\n%s", err, p.errs)
 		}
 	}
+	served := b.walferry(exitOK, "", "registry", "export", "--url", "http://"+address)
 	if code := b.stop(p); code != exitOK {
 		t.Fatalf("registry serve ended with %d:\n%s", code, p.errs)
+	}
+
+	// The registry's contents, from its topic as through its API, and into another topic.
+	exported := filepath.Join(t.TempDir(), "registry.jsonl")
+	b.walferry(exitOK, "", "registry", "export", "--output", exported)
+	want := readFile(t, exported)
+	b.has(want, `{"kind":"registry","format":1,`, `{"kind":"schema","subject":"tail.public.orders-value","version":1,`)
+	if served != want {
+		t.Errorf("through the API\n%s\nfrom the topic\n%s", served, want)
+	}
+	b.has(b.walferry(exitOK, "", "registry", "import", exported), ", 0 of them new")
+	b.configure("%s", strings.Replace(readFile(t, b.file), "registry: {", "registry: {topic: _schemas.copy, ", 1))
+	b.walferry(exitOK, want, "registry", "import", "-")
+	if got := b.walferry(exitOK, "", "registry", "export"); got != want {
+		t.Errorf("the copy\n%s\nwant\n%s", got, want)
 	}
 }

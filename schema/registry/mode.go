@@ -78,15 +78,16 @@ func (s *Store) SetMode(ctx context.Context, name string, mode Mode, force bool)
 		case mode == "" && ok:
 			records = append(records, Record{modeKey(name), nil})
 		case mode != "" && (!ok || old != mode):
-			n := &node{kind: objectNode}
-			if name != "" {
-				n.set("subject", &node{kind: stringNode, text: name})
-			}
-			n.set("mode", &node{kind: stringNode, text: string(mode)})
-			records = append(records, Record{modeKey(name), n.bytes()})
+			records = append(records, modeRecord(name, mode))
 		}
 		return records, nil
 	})
+}
+
+func modeRecord(name string, mode Mode) Record {
+	n := withSubject(name)
+	n.set("mode", &node{kind: stringNode, text: string(mode)})
+	return Record{modeKey(name), n.bytes()}
 }
 
 func modeKey(name string) []byte { return recordKey{keytype: keyMode, subject: name}.bytes() }

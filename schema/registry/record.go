@@ -322,6 +322,23 @@ func highIDs(ids map[string]int32) []byte {
 	return n.bytes()
 }
 
+// withSubject begins the value of a setting; the one for all has no subject.
+func withSubject(name string) *node {
+	n := &node{kind: objectNode}
+	if name != "" {
+		n.set("subject", &node{kind: stringNode, text: name})
+	}
+	return n
+}
+
+// contextRecord makes a context known.
+func contextRecord(name string) Record {
+	n := &node{kind: objectNode}
+	n.set("tenant", &node{kind: stringNode, text: "default"})
+	n.set("context", &node{kind: stringNode, text: name})
+	return Record{recordKey{keytype: keyContext, context: name}.bytes(), n.bytes()}
+}
+
 func (n *node) bytes() []byte {
 	var b bytes.Buffer
 	n.appendTo(&b)

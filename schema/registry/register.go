@@ -180,10 +180,7 @@ func (s *state) free(id int32, name string, c *content) error {
 func (s *state) put(name string, version int, id int32, c *content) (Registered, []Record, error) {
 	var records []Record
 	if ctxName := contextOf(name); ctxName != defaultContext && s.contexts[ctxName] == nil {
-		n := &node{kind: objectNode}
-		n.set("tenant", &node{kind: stringNode, text: "default"})
-		n.set("context", &node{kind: stringNode, text: ctxName})
-		records = append(records, Record{recordKey{keytype: keyContext, context: ctxName}.bytes(), n.bytes()})
+		records = append(records, contextRecord(ctxName))
 	}
 	for _, v := range s.versions(name, true) {
 		// One version per subject and id: an older one that was soft deleted goes (KafkaSchemaRegistry.register).

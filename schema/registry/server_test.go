@@ -7,9 +7,12 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"walferry/schema/registry"
@@ -27,6 +30,41 @@ func newServer(t testing.TB, cfg registry.ServerConfig) (*registry.Store, *httpt
 	server := httptest.NewServer(registry.NewServer(store, cfg))
 	t.Cleanup(server.Close)
 	return store, server
+}
+
+// serverOf serves a store that there is.
+func serverOf(t testing.TB, store *registry.Store) (*registry.Store, *httptest.Server) {
+	t.Helper()
+	if err := store.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(registry.NewServer(store, registry.ServerConfig{}))
+	t.Cleanup(server.Close)
+	return store, server
+}
+
+// stopping is a proxy that lets n requests through, and then calls stop and answers nothing.
+func stopping(t testing.TB, base string, n int, stop func()) string {
+	t.Helper()
+	target, err := url.Parse(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	through := httputil.NewSingleHostReverseProxy(target)
+	var mu sync.Mutex
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		n--
+		left := n
+		mu.Unlock()
+		if left < 0 {
+			stop()
+			return
+		}
+		through.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
 }
 
 // ask sends one request and returns status and body in a line.

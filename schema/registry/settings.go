@@ -65,10 +65,7 @@ func (s *Store) setConfig(ctx context.Context, name string, changes []prop) (*no
 		if s.state.mode(name).readOnly() {
 			return nil, readOnlyMode(name)
 		}
-		out = &node{kind: objectNode}
-		if name != "" {
-			out.set("subject", &node{kind: stringNode, text: name})
-		}
+		out = withSubject(name)
 		put := func(k string, v *node) {
 			if v.kind != nullNode && k != "subject" {
 				out.set(k, v)
