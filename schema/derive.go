@@ -78,7 +78,8 @@ func Derive(rel *decode.Relation, desc *decode.Descriptor, topic string, opt Opt
 		if !out {
 			columns, list = append(columns, i), append(list, name)
 		} else if slices.Contains(key, name) {
-			return nil, fmt.Errorf("table %s: column %q is part of the key and cannot be excluded", rel, name)
+			return nil, &TableError{rel.String(), fmt.Sprintf("column %q is part of the key and cannot be excluded", name),
+				"take it out of source.exclude_columns, or name other columns in schema.keys"}
 		}
 	}
 	names, err := avroNames("table "+rel.String(), list, opt.Collisions == CollisionsSuffix)
@@ -143,6 +144,19 @@ func Derive(rel *decode.Relation, desc *decode.Descriptor, topic string, opt Opt
 	return t, nil
 }
 
+// TableError is a table that cannot be published under its options.
+type TableError struct{ Table, Reason, Remedy string }
+
+func (e *TableError) Error() string { return "table " + e.Table + ": " + e.Reason }
+
+// Hint is the way on.
+func (e *TableError) Hint() string { return e.Remedy }
+
+func notSent(rel *decode.Relation, what, name string) error {
+	return &TableError{rel.String(), fmt.Sprintf("%s %q is not among the columns that the publication sends", what, name),
+		"name columns that are sent in schema.keys; or add it to the publication's column list, which helps rows that are written after that"}
+}
+
 // keyColumns are the columns of the record key: those configured, or the replica identity's. With identity full, which
 // flags every column, they are the primary key's.
 func keyColumns(rel *decode.Relation, desc *decode.Descriptor, opt *Options) ([]string, error) {
@@ -158,11 +172,11 @@ func keyColumns(rel *decode.Relation, desc *decode.Descriptor, opt *Options) ([]
 		for _, name := range opt.Key {
 			c := sent(name)
 			if c == nil {
-				return nil, fmt.Errorf("table %s: key column %q is not among the columns that the publication sends", rel, name)
+				return nil, notSent(rel, "key column", name)
 			}
 			if rel.Identity != decode.IdentityFull && !c.Key {
-				return nil, fmt.Errorf("table %s: key column %q is not part of the replica identity (%s), so updates and deletes "+
-					"do not carry its old value; use columns of the identity, or ALTER TABLE … REPLICA IDENTITY FULL", rel, name, rel.Identity)
+				return nil, &TableError{rel.String(), fmt.Sprintf("key column %q is not part of the replica identity (%s), so updates and deletes "+
+					"do not carry its old value", name, rel.Identity), "use columns of the identity, or before rows are written ALTER TABLE … REPLICA IDENTITY FULL"}
 			}
 		}
 		return opt.Key, nil
@@ -179,8 +193,7 @@ func keyColumns(rel *decode.Relation, desc *decode.Descriptor, opt *Options) ([]
 	case decode.IdentityFull:
 		for _, name := range desc.PrimaryKey {
 			if sent(name) == nil {
-				return nil, fmt.Errorf("table %s: column %q of the primary key is not among the columns that the publication sends",
-					rel, name)
+				return nil, notSent(rel, "column of the primary key", name)
 			}
 		}
 		return desc.PrimaryKey, nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -170,12 +171,12 @@ func TestDeriveKey(t *testing.T) {
 		{"nothing", 'n', two[1:], nil, Options{}, nil, ""},
 		{"full without a primary key", 'f', all, nil, Options{}, nil, ""},
 		{"full", 'f', all, []string{"b"}, Options{}, []string{"b"}, ""},
-		{"full, key not sent", 'f', all, []string{"x"}, Options{}, nil, "not among the columns"},
+		{"full, key not sent", 'f', all, []string{"x"}, Options{}, nil, "not among the columns that the publication sends; name"},
 		{"chosen of the identity", 'i', all, nil, Options{Key: []string{"b"}}, []string{"b"}, ""},
 		{"chosen under full", 'f', all, []string{"a"}, Options{Key: []string{"b"}}, []string{"b"}, ""},
 		{"chosen outside of the identity", 'd', two, nil, Options{Key: []string{"b"}}, nil, "REPLICA IDENTITY FULL"},
 		{"chosen, not there", 'd', two, nil, Options{Key: []string{"x"}}, nil, "not among the columns"},
-		{"excluded", 'd', two, nil, Options{ExcludeColumns: []string{"a"}}, nil, "cannot be excluded"},
+		{"excluded", 'd', two, nil, Options{ExcludeColumns: []string{"a"}}, nil, "cannot be excluded; take it out"},
 		{"bad pattern", 'd', two, nil, Options{ExcludeColumns: []string{"["}}, nil, "pattern"},
 		{"unknown identity", 'x', two, nil, Options{}, nil, "identity"},
 		{"envelope", 'd', two, nil, Options{Envelope: "x"}, nil, "envelope"},
@@ -185,8 +186,13 @@ func TestDeriveKey(t *testing.T) {
 		rel := &decode.Relation{Schema: "public", Name: "t", Identity: c.identity, Columns: c.columns}
 		table, err := Derive(rel, &decode.Descriptor{PrimaryKey: c.primary}, "t", c.opt)
 		if c.err != "" {
-			if err == nil || !strings.Contains(err.Error(), c.err) {
-				t.Errorf("%s: error %v", c.name, err)
+			text := fmt.Sprint(err)
+			var te *TableError
+			if errors.As(err, &te) {
+				text += "; " + te.Hint()
+			}
+			if err == nil || !strings.Contains(text, c.err) {
+				t.Errorf("%s: error %s", c.name, text)
 			}
 			continue
 		}
@@ -243,7 +249,7 @@ func TestCollision(t *testing.T) {
 	for oid, of := range map[uint32]string{30000: "type public.c", 30001: "type public.e"} {
 		rel := &decode.Relation{Schema: "public", Name: "t", Identity: decode.IdentityNothing, Columns: []decode.Column{{Name: "v", Type: oid, Mod: -1}}}
 		opt := Options{Envelope: EnvelopeRow, ColumnOptions: ColumnOptions{Enum: EnumAvro}}
-		if _, err := Derive(rel, &decode.Descriptor{Types: types}, "t", opt); !errors.As(err, &c) || c.Of != of || !strings.Contains(err.Error(), "collisions: suffix") {
+		if _, err := Derive(rel, &decode.Descriptor{Types: types}, "t", opt); !errors.As(err, &c) || c.Of != of || !strings.Contains(c.Hint(), "collisions: suffix") {
 			t.Errorf("%v", err)
 		}
 		opt.Collisions = CollisionsSuffix

@@ -116,6 +116,10 @@ type CollisionError struct {
 }
 
 func (e *CollisionError) Error() string {
-	return fmt.Sprintf("%s: %q and %q both become the Avro name %s; rename or exclude one of them, or set collisions: suffix, "+
-		"which numbers the second", e.Of, e.First, e.Second, e.Name)
+	return fmt.Sprintf("%s: %q and %q both become the Avro name %s", e.Of, e.First, e.Second, e.Name)
+}
+
+// Hint is the way on. To give one another name is none for the rows that are written already.
+func (e *CollisionError) Hint() string {
+	return "exclude one of the columns (source.exclude_columns), or set schema.collisions: suffix, which numbers the second"
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"walferry/checkpoint"
+	"walferry/decode"
 	"walferry/internal/config"
 	"walferry/internal/kafka"
 	"walferry/internal/pipeline"
@@ -128,7 +129,26 @@ func checkPostgres(ctx context.Context, c *config.Config) (out []finding, tables
 		f.add("times", source.Fail, err.Error(), hint(err))
 	}
 	checkTimes(f, c, odd)
+	checkNames(f, c, tables)
 	return f.list, tables, captured
+}
+
+// checkNames finds tables that no event can be made of: columns whose names become one, a key that is not sent or is left out.
+// What types there are does not matter for that.
+func checkNames(f *findings, c *config.Config, tables []source.Table) {
+	for i := range tables {
+		t := &tables[i]
+		rel := &decode.Relation{Schema: t.Schema, Name: t.Name, Identity: t.Identity}
+		for _, name := range t.Columns {
+			const text = 25
+			key := t.Identity == decode.IdentityFull || slices.Contains(t.IdentityColumns, name)
+			rel.Columns = append(rel.Columns, decode.Column{Name: name, Type: text, Mod: -1, Key: key})
+		}
+		_, err := schema.Derive(rel, &decode.Descriptor{PrimaryKey: t.PrimaryKey}, c.TopicSpec(t.Schema, t.Name).Name, c.SchemaOptions(t.Schema, t.Name, "", "", ""))
+		if err != nil {
+			f.add("schema", source.Fail, err.Error(), hint(err))
+		}
+	}
 }
 
 // checkTimes warns of columns whose values a reader in another language can fail on.

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"walferry/checkpoint"
+	"walferry/decode"
 	"walferry/internal/config"
 	"walferry/source"
 )
@@ -76,6 +77,36 @@ schema:
 			if x := f.list[i]; x.ID != "topic_shared" || x.Severity != source.Fail || !strings.Contains(x.Text+x.Remedy, w) {
 				t.Errorf("%+v: no %s", x, w)
 			}
+		}
+	}
+}
+
+// TestCheckNames: a table of which no event can be made is found before there is one.
+func TestCheckNames(t *testing.T) {
+	table := func(name string, columns ...string) source.Table {
+		return source.Table{Schema: "public", Name: name, Identity: decode.IdentityDefault, IdentityColumns: columns[:1], PrimaryKey: columns[:1], Columns: columns}
+	}
+	unsent := table("unsent", "a", "b")
+	unsent.Identity, unsent.IdentityColumns, unsent.PrimaryKey = decode.IdentityFull, nil, []string{"id"}
+	tables := []source.Table{table("fine", "id", "a-b", "c"), table("names", "id", "a-b", "a b"), table("chosen", "id", "a"), table("excluded", "id", "a"), unsent}
+	c, err := config.Load("w.yml", []byte(`
+name: shop
+source: {dsn: "host=h", tables: ["public.*"], exclude_columns: [public.excluded.id]}
+kafka: {brokers: ["b:9092"]}
+schema: {keys: {public.chosen: [a]}}
+`), os.LookupEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &findings{of: "postgres"}
+	checkNames(f, c, tables)
+	want := []string{"public.names", "public.chosen", "public.excluded", "public.unsent"}
+	if len(f.list) != len(want) {
+		t.Fatalf("%+v", f.list)
+	}
+	for i, x := range f.list {
+		if x.ID != "schema" || x.Severity != source.Fail || x.Remedy == "" || !strings.Contains(x.Text, want[i]) {
+			t.Errorf("%+v, want one of %s", x, want[i])
 		}
 	}
 }

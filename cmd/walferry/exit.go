@@ -119,7 +119,7 @@ func exitCode(err error) int {
 	case errors.As(err, &fenced), errors.Is(err, kafka.ErrFenced), errors.As(err, &inUse):
 		return exitFenced
 	case errors.As(err, &stop), errors.As(err, &value), errors.As(err, &tooLarge), errors.As(err, &row),
-		is[*pipeline.KeylessError](err), is[*pipeline.SharedTopicError](err), is[*schema.PlaceholderError](err), is[*pipeline.RefusedSchemaError](err), is[*registry.IncompatibleError](err):
+		is[*pipeline.KeylessError](err), is[*pipeline.SharedTopicError](err), is[*schema.PlaceholderError](err), is[*schema.CollisionError](err), is[*schema.TableError](err), is[*pipeline.RefusedSchemaError](err), is[*registry.IncompatibleError](err):
 		return exitStopped
 	case errors.As(err, &coded):
 		return coded.code

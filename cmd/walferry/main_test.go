@@ -146,6 +146,8 @@ func TestExitCodes(t *testing.T) {
 		{fmt.Errorf("a: %w", kafka.ErrFenced), exitFenced},
 		{&pipeline.StopError{Err: errors.New("x")}, exitStopped},
 		{&schema.ValueError{}, exitStopped},
+		{fmt.Errorf("a: %w", &schema.CollisionError{}), exitStopped},
+		{fmt.Errorf("a: %w", &schema.TableError{}), exitStopped},
 		{&sink.TooLargeError{}, exitStopped},
 		// A stop that a broker's answer caused is a stop.
 		{&pipeline.StopError{Err: kafkago.MessageSizeTooLarge}, exitStopped},

@@ -100,7 +100,7 @@ func classOf(err error) Class {
 		return ClassTooLarge
 	case is[*schema.ValueError](err), is[*StopError](err):
 		return ClassValue
-	case is[*RefusedSchemaError](err), is[*schema.CollisionError](err), is[*schema.PlaceholderError](err):
+	case is[*RefusedSchemaError](err), is[*schema.CollisionError](err), is[*schema.PlaceholderError](err), is[*schema.TableError](err):
 		return ClassSchema
 	case !retryable(err):
 		return ClassFatal

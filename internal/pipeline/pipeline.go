@@ -362,7 +362,7 @@ func (p *Pipeline) standby(ctx context.Context, inUse *source.SlotInUseError) (f
 func retryable(err error) bool {
 	return !is[*checkpoint.Refusal](err) && !is[*checkpoint.FutureError](err) && !is[*checkpoint.MalformedError](err) &&
 		!errors.Is(err, errCheckpointForeign) && !is[*NothingToDrainError](err) &&
-		!is[*StopError](err) && !is[*schema.ValueError](err) && !is[*schema.CollisionError](err) && !is[*schema.PlaceholderError](err) &&
+		!is[*StopError](err) && !is[*schema.ValueError](err) && !is[*schema.CollisionError](err) && !is[*schema.PlaceholderError](err) && !is[*schema.TableError](err) &&
 		!is[*sink.FatalError](err) && !is[*sink.TooLargeError](err) && !is[*sink.TopicMismatchError](err) &&
 		!is[*PartitionsChangedError](err) && !is[*KeylessError](err) && !is[*SharedTopicError](err) && !is[*RefusedSchemaError](err) && !is[*registry.AuthError](err) &&
 		!is[*source.WrongPasswordError](err) && !is[*source.CertificateError](err) && !is[*source.NoReplicationPrivilegeError](err) && !is[*source.WALLevelError](err) &&
