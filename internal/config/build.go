@@ -254,7 +254,7 @@ func (c *Config) SchemaOptions(schemaName, table, db, systemID, version string) 
 			Enum:          c.Schema.Enum,
 			Range:         c.Schema.Range,
 			Array:         c.Schema.Array,
-			Toast:         c.Schema.Toast,
+			Toast:         cmp.Or(c.table(schemaName, table).Toast, c.Schema.Toast),
 		},
 		UpdateBefore:   c.Schema.UpdateBefore,
 		Collisions:     c.Schema.Collisions,

@@ -17,10 +17,11 @@ func TestForPackages(t *testing.T) {
 schema:
   columns:
     public.orders.amount: {numeric: string}
+    public.orders.note: {toast: placeholder}
     '"odd.schema"."t""x".c': {time: iso}
   keys: {public.orders: [a, b]}
   tables:
-    public.orders: {on_incompatible: new-topic}
+    public.orders: {on_incompatible: new-topic, toast: refetch}
     '"odd.schema"."t""x"': {on_incompatible: force}
     public.left: {on_incompatible: "", topic: elsewhere}
   changes_topic: shop.changes
@@ -36,10 +37,10 @@ schema:
 	if spec := c.TopicSpec("public", "naïve table"); spec.Name != "shop.public.na_ve_table" || spec.CleanupPolicy != "compact,delete" || spec.Partitions != 6 || spec.Configs["retention.ms"] != "5" {
 		t.Errorf("%+v", spec)
 	}
-	if o := c.SchemaOptions("public", "orders", "db", "1", "v"); o.Columns["amount"].Numeric != "string" || len(o.Key) != 2 || o.Name != "shop" {
+	if o := c.SchemaOptions("public", "orders", "db", "1", "v"); o.Columns["amount"].Numeric != "string" || o.Toast != "refetch" || o.Columns["note"].Toast != "placeholder" || len(o.Key) != 2 || o.Name != "shop" {
 		t.Errorf("%+v", o)
 	}
-	if o := c.SchemaOptions("odd.schema", `t"x`, "db", "1", "v"); o.Columns["c"].Time != "iso" || o.Key != nil {
+	if o := c.SchemaOptions("odd.schema", `t"x`, "db", "1", "v"); o.Columns["c"].Time != "iso" || o.Toast != "mark" || o.Key != nil {
 		t.Errorf("%+v", o)
 	}
 	for table, want := range map[[2]string]string{{"public", "orders"}: "new-topic", {"odd.schema", `t"x`}: "force", {"public", "left"}: "stop", {"public", "others"}: "stop"} {
