@@ -353,6 +353,21 @@ func (d *Decoder) decodeMessage(c *cursor, walStart pglogrepl.LSN) (Event, error
 }
 
 func (d *Decoder) decodeRelation(c *cursor, walStart pglogrepl.LSN) error {
+	r := c.relation()
+	if err := c.finish(walStart); err != nil {
+		return err
+	}
+	v := d.relations[r.ID]
+	if v == nil {
+		v = &versions{id: r.ID}
+		d.relations[r.ID] = v
+	}
+	v.announce(r)
+	return nil
+}
+
+// relation reads a Relation message behind its type. After a read that failed it is of no use.
+func (c *cursor) relation() *Relation {
 	r := &Relation{ID: c.uint32(), Schema: c.namespace(), Name: c.name(), Identity: Identity(c.byte())}
 	if c.reason == "" && !r.Identity.known() {
 		c.off--
@@ -364,22 +379,13 @@ func (d *Decoder) decodeRelation(c *cursor, walStart pglogrepl.LSN) error {
 		c.fail("number of columns does not fit the length")
 	}
 	if c.reason != "" {
-		return c.malformed(walStart)
+		return r
 	}
 	r.Columns = make([]Column, n)
 	for i := range r.Columns {
 		r.Columns[i] = Column{Key: c.flags(1) != 0, Name: c.name(), Type: c.uint32(), Mod: int32(c.uint32())}
 	}
-	if err := c.finish(walStart); err != nil {
-		return err
-	}
-	v := d.relations[r.ID]
-	if v == nil {
-		v = &versions{id: r.ID}
-		d.relations[r.ID] = v
-	}
-	v.announce(r)
-	return nil
+	return r
 }
 
 func (d *Decoder) decodeType(c *cursor, walStart pglogrepl.LSN) error {

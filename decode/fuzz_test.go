@@ -35,6 +35,7 @@ func cutFrame(b []byte) (f frame, rest []byte, ok bool) {
 //   - an event encodes to the message it came from, so nothing of it was skipped or guessed;
 //   - positions of rows rise strictly over the whole stream, ordinals by one from 1 in each transaction;
 //   - transactions alternate: Begin, rows, the Commit of the same one;
+//   - looking ahead finds an update as decoding does, and changes nothing;
 //   - pglogrepl reads the same message, so what we accept is no more than it does.
 func FuzzDecode(f *testing.F) {
 	for _, frames := range captured(f) {
@@ -59,6 +60,7 @@ func FuzzDecode(f *testing.F) {
 		var open *decode.Transaction
 		var last decode.Position
 		var ordinal uint64
+		var ahead decode.Ahead
 		for {
 			fr, rest, ok := cutFrame(stream)
 			if !ok {
@@ -66,6 +68,10 @@ func FuzzDecode(f *testing.F) {
 			}
 			stream = rest
 			before := bytes.Clone(fr.msg)
+			if update, _, _ := ahead.Update(users, fr.msg); update != nil {
+				within(t, fr.msg, update.Old)
+				within(t, fr.msg, update.New)
+			}
 			e, err := d.Decode(fr.walStart, fr.msg)
 			if !bytes.Equal(fr.msg, before) {
 				t.Fatal("the message was changed")
@@ -115,6 +121,13 @@ func FuzzDecode(f *testing.F) {
 						t.Fatalf("%d values of %d columns", len(tuple), len(e.Relation.Columns))
 					}
 					within(t, fr.msg, tuple)
+				}
+				update, begin, more := ahead.Update(e.Relation, fr.msg)
+				if begin != nil || !more || (update != nil) != (e.Op == decode.Update) {
+					t.Fatalf("looking ahead at %s finds %+v, %v, %t", e.Op, update, begin, more)
+				}
+				if update != nil && (update.OldKind != e.OldKind || !sameRow(update.Old, e.Old) || !sameRow(update.New, e.New)) {
+					t.Fatalf("looking ahead finds %+v, want %+v", update, e)
 				}
 			case *decode.Truncate:
 				position = e.Position

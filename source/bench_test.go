@@ -1,6 +1,7 @@
 package source
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os/exec"
 	"runtime"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/jackc/pglogrepl"
 
+	"walferry/decode"
 	"walferry/internal/testbed"
 )
 
@@ -159,4 +161,41 @@ func BenchmarkDrain(b *testing.B) {
 	tls := secure(b, pg)
 	sql = pg.Connect(testbed.Superuser)
 	run("tls", syscall.RUSAGE_SELF, ours(strings.TrimSpace(tls.String())))
+}
+
+// BenchmarkReadRows reads rows with 8 KiB stored out of line by key, so many with each question. rows/s is what a stream whose every
+// update needs one cannot exceed.
+func BenchmarkReadRows(b *testing.B) {
+	pg := testbed.Postgres(b, "", "shared_buffers=128MB")
+	const rows = 4096
+	pg.Exec(testbed.Owner, `CREATE TABLE big (id bigint PRIMARY KEY, note text)`, `ALTER TABLE big ALTER note SET STORAGE EXTERNAL`,
+		fmt.Sprintf(`INSERT INTO big SELECT n, repeat('x', 8192) FROM generate_series(0, %d) n`, rows-1), `ANALYZE big`, `GRANT SELECT ON big TO `+testbed.Reader)
+	cat, err := OpenCatalog(b.Context(), Config{DSN: pg.DSN(testbed.Reader), Slot: "bench", Publication: "bench"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer cat.Close()
+	rel := &decode.Relation{Schema: "public", Name: "big", Identity: decode.IdentityDefault,
+		Columns: []decode.Column{{Name: "id", Type: 20, Mod: -1, Key: true}, {Name: "note", Type: 25, Mod: -1}}}
+	if err := pg.Connect(testbed.Superuser).QueryRow(b.Context(), `SELECT 'big'::regclass::oid`).Scan(&rel.ID); err != nil {
+		b.Fatal(err)
+	}
+	for _, together := range []int{1, 8, 32, 128, 256, 1024} {
+		b.Run(fmt.Sprint(together), func(b *testing.B) {
+			n := 0
+			for b.Loop() {
+				keys := make([]RowKey, together)
+				for i := range keys {
+					id := binary.BigEndian.AppendUint64(nil, uint64((n+i)*2654435761%rows))
+					keys[i] = RowKey{XID: 3, Identity: decode.Tuple{{Kind: decode.Binary, Data: id}}} // 3 is visible to all
+				}
+				found, err := cat.ReadRows(b.Context(), rel, keys, []int{1}, 1<<30)
+				if err != nil || len(found) != together || len(found[together-1].Values[0].Data) != 8192 {
+					b.Fatal(len(found), err)
+				}
+				n += together
+			}
+			b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "rows/s")
+		})
+	}
 }

@@ -189,8 +189,10 @@ func (l *loop) consume(ctx context.Context, blk *source.Block) error {
 		n += len(blk.Frames[i].Payload)
 	}
 	l.health.received.Add(int64(n))
+	l.refetched.begin(blk.Frames)
 	for i := range blk.Frames {
 		f := &blk.Frames[i]
+		l.refetched.at = i
 		e, err := l.decoder.Decode(f.WALStart, f.Payload)
 		if err != nil {
 			return err

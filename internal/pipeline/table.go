@@ -43,6 +43,7 @@ type table struct {
 	stale                 bool // facts came that it was not made from
 	refetches             bool // columns are read again by key where the server did not send them
 	refetchAfter          time.Time
+	refetchRows           int // that the next question asks for, at most
 }
 
 // partition chooses the partition of a record: by its key as Java producers do, or, for a table without a key, one for all
@@ -198,6 +199,7 @@ func (l *loop) newTable(ctx context.Context, rel *decode.Relation, before *relat
 	return &table{
 		topic: rec.Topic, partitions: rec.Partitions, keyless: v.st.Key == "", keyColumns: v.st.KeyColumns, enc: enc,
 		schemaName: []byte(rel.Schema), tableName: []byte(rel.Name), refetches: v.st.Refetches,
+		refetchRows: refetchFirst,
 	}, nil
 }
 
