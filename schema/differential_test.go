@@ -608,6 +608,9 @@ func (b *typesBed) writeNumerics() {
 	table := fmt.Sprintf("t_%d", b.tables)
 	b.exec(fmt.Sprintf("CREATE TABLE %s (id int4 GENERATED ALWAYS AS IDENTITY PRIMARY KEY, %s)", table, strings.Join(columns, ", ")))
 	b.publish(table)
+	if _, err := b.writer.Exec(b.t.Context(), "SELECT 'Infinity'::numeric(12,2)"); err == nil {
+		b.t.Error("numeric(12,2) holds infinity: docs/types.md says that it cannot")
+	}
 	list := strings.Join(names, ", ")
 	scaled := func(f string) string {
 		var v []string

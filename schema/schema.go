@@ -220,12 +220,11 @@ type ValueError struct {
 }
 
 func (e *ValueError) Error() string {
-	s := fmt.Sprintf("table %s, column %s (%s): %s", e.Table, e.Column, e.Type, e.Reason)
-	if e.Remedy != "" {
-		s += "; " + e.Remedy
-	}
-	return s
+	return fmt.Sprintf("table %s, column %s (%s): %s", e.Table, e.Column, e.Type, e.Reason)
 }
+
+// Hint is the way on.
+func (e *ValueError) Hint() string { return e.Remedy }
 
 // ErrNoValue is returned where the row envelope has no value to write: a delete is a tombstone there, and a truncate
 // has headers only.

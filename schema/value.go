@@ -17,7 +17,7 @@ var (
 	errText = &fault{reason: "the text is not a value of this type; are the session's settings pinned?"}
 	errUTF8 = &fault{
 		reason: "the text is not UTF-8",
-		remedy: "mend the value, or exclude the column (a database in encoding SQL_ASCII does not check its text)",
+		remedy: "mend the value before it is written, or exclude the column with source.exclude_columns (a database in encoding SQL_ASCII does not check its text)",
 	}
 )
 

@@ -9,11 +9,11 @@ import (
 var (
 	errDimensions = &fault{
 		reason: "the array has more than one dimension",
-		remedy: "set `array: text` for this column, or exclude it",
+		remedy: "set `array: text` for it in schema.columns, which the registry takes for an incompatible change (schema.on_incompatible), or exclude it with source.exclude_columns",
 	}
 	errLowerBound = &fault{
 		reason: "the array's lower bound is not 1",
-		remedy: "set `array: text` for this column, or exclude it",
+		remedy: "set `array: text` for it in schema.columns, which the registry takes for an incompatible change (schema.on_incompatible), or exclude it with source.exclude_columns",
 	}
 )
 

@@ -6,7 +6,7 @@ import (
 
 var errStale = &fault{
 	reason: "the value is of another version of its type than the description says",
-	remedy: "the type was changed after this row was written: change it back until the row is published, or exclude the column; " +
+	remedy: "the type was changed after this row was written: change it back until the row is published, or exclude the column with source.exclude_columns; " +
 		"with the event trigger (`walferry setup --ddl-trigger`) descriptions come in the order of the rows",
 	stale: true,
 }

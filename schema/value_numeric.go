@@ -19,17 +19,17 @@ const (
 
 var errNoDecimal = &fault{
 	reason: "NaN and Infinity have no decimal form",
-	remedy: "set `numeric: string` for this column, or exclude it",
+	remedy: "set `numeric: string` for it in schema.columns, or exclude it with source.exclude_columns",
 }
 
 var errNoScale = &fault{
 	reason: "NaN and Infinity have no unscaled value",
-	remedy: "set `numeric_unconstrained: string` for this column, or exclude it",
+	remedy: "set `numeric_unconstrained: string` for it in schema.columns, which the registry takes for an incompatible change (schema.on_incompatible), or exclude it with source.exclude_columns",
 }
 
 var errDouble = &fault{
 	reason: "the value is beyond the range of a double",
-	remedy: "choose another form than double for this column, or exclude it",
+	remedy: "choose another form than double for it in schema.columns, which the registry takes for an incompatible change (schema.on_incompatible), or exclude it with source.exclude_columns",
 }
 
 // numericHeader checks a binary numeric and takes it apart.
@@ -410,7 +410,7 @@ func binMoney(s *scratch, _ *typ, dst, src []byte) ([]byte, error) {
 
 var errMoney = &fault{
 	reason: "the text of money is not in the form of lc_monetary C, so it cannot be read exactly",
-	remedy: "exclude the column, or give it type numeric",
+	remedy: "exclude the column with source.exclude_columns",
 }
 
 // textMoney reads what cash_out prints under lc_monetary C: -$1,234.56. Any other locale's form is refused, for its

@@ -29,7 +29,7 @@ var errRange = &fault{reason: "the value is outside of the range that Postgres h
 
 var errLate = &fault{
 	reason: "the timestamp is after 294247-01-10 04:00:54.775806, the last that microseconds since 1970 hold",
-	remedy: "set `time: iso` for this column, or exclude it",
+	remedy: "set `time: iso` for it in schema.columns, which the registry takes for an incompatible change (schema.on_incompatible), or exclude it with source.exclude_columns",
 }
 
 func binDate(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {

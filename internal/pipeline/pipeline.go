@@ -407,6 +407,10 @@ func (e *StopError) Error() string {
 	if e.Key != "" {
 		at += ", key " + e.Key
 	}
+	if value, ok := errors.AsType[*schema.ValueError](e.Err); ok {
+		at += fmt.Sprintf(", column %s (%s)", value.Column, value.Type)
+		return fmt.Sprintf("the stream stops before a change that cannot be published (%s, position %s): %s", at, e.Position, value.Reason)
+	}
 	return fmt.Sprintf("the stream stops before a change that cannot be published (%s, position %s): %v", at, e.Position, e.Err)
 }
 func (e *StopError) Unwrap() error { return e.Err }

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -458,7 +459,7 @@ func TestKeylessCompacted(t *testing.T) {
 func TestStopsBefore(t *testing.T) {
 	pg := testbed.Postgres(t, "")
 	b := newBed(t, pg, testbed.Kafka(t), "before")
-	pg.Exec(testbed.Owner, `CREATE TABLE item (id int PRIMARY KEY, n numeric(5,2))`)
+	pg.Exec(testbed.Owner, `CREATE TABLE item (id int PRIMARY KEY, n numeric(5,2), a int[], b int[])`)
 	b.publish("item")
 	r := b.start()
 	r.first(t)
@@ -473,28 +474,62 @@ func TestStopsBefore(t *testing.T) {
 		slices.Sort(ids)
 		return strings.Join(ids, " ")
 	}
-	for range 2 { // trying again changes nothing
-		r = b.start()
+	// choose changes the options that the next start has, on top of those before.
+	choose := func(set func(*schema.Options)) {
+		adjust := b.adjust
+		b.adjust = func(c *Config) {
+			if adjust != nil {
+				adjust(c)
+			}
+			options := c.SchemaOptions
+			c.SchemaOptions = func(s, table, db, systemID string) schema.Options {
+				o := options(s, table, db, systemID)
+				set(&o)
+				return o
+			}
+		}
+	}
+	// says holds the error to naming table, key, place and column, and both ways on.
+	says := func(key, column, option string) {
+		t.Helper()
+		err := b.start().ended(t)
 		var stop *StopError
-		if err := r.ended(t); !errors.As(err, &stop) || stop.Key != "id=4" || stop.Remedy == "" {
+		if !errors.As(err, &stop) {
 			t.Fatalf("ended with %v", err)
 		}
+		lsn := "[0-9A-F]+/[0-9A-F]+"
+		if want := `\(table public\.item, key ` + key + `, column ` + column + `, position ` + lsn + `,` + lsn + `,1\): [^;:]+$`; !regexp.MustCompile(want).MatchString(err.Error()) {
+			t.Errorf("it says %q, want %s", err, want)
+		}
+		for _, way := range []string{"`" + option + "` for it in schema.columns", "source.exclude_columns"} {
+			if !strings.Contains(stop.Hint(), way) {
+				t.Errorf("the ways on are %q, want %q", stop.Hint(), way)
+			}
+		}
+	}
+	for range 2 { // trying again changes nothing
+		says("id=4", `n \(numeric\(5,2\)\)`, "numeric: string")
 		if got := ids(); got != "1 2" {
 			t.Fatalf("before the row stand %q", got)
 		}
 	}
-	b.adjust = func(c *Config) {
-		options := c.SchemaOptions
-		c.SchemaOptions = func(s, table, db, systemID string) schema.Options {
-			o := options(s, table, db, systemID)
-			o.Numeric = schema.NumericString
-			return o
-		}
-	}
+	choose(func(o *schema.Options) { o.Numeric = schema.NumericString })
 	r = b.start()
 	b.caughtUp(r)
 	if got := ids(); got != "1 2 3 4 5" {
 		t.Errorf("after the remedy: %q", got)
+	}
+	r.drain(t)
+
+	pg.Exec(testbed.Owner, `INSERT INTO item VALUES (6, 6, '{{1,2}}', NULL)`, `INSERT INTO item VALUES (7, 7, NULL, '[0:1]={1,2}')`)
+	says("id=6", `a \(int4\[\]\)`, "array: text")
+	choose(func(o *schema.Options) { o.Columns = map[string]schema.ColumnOptions{"a": {Array: schema.ArrayText}} })
+	says("id=7", `b \(int4\[\]\)`, "array: text")
+	choose(func(o *schema.Options) { o.ExcludeColumns = []string{"public.item.b"} })
+	r = b.start()
+	b.caughtUp(r)
+	if got := ids(); got != "1 2 3 4 5 6 7" {
+		t.Errorf("after both ways: %q", got)
 	}
 	r.drain(t)
 }

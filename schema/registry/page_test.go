@@ -1,6 +1,7 @@
 package registry_test
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -81,4 +82,73 @@ func list(cell string) (names []string) {
 		}
 	}
 	return names
+}
+
+// TestTypesPage holds what docs/types.md says of choices that are changed later to what a registry accepts under backward.
+func TestTypesPage(t *testing.T) {
+	const file = "../../docs/types.md"
+	page, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, found := strings.Cut(string(page), "| option | of | accepted |\n| --- | --- | --- |\n")
+	table, _, closed := strings.Cut(table, "\n\n")
+	if !found || !closed {
+		t.Fatalf("%s has no table of choices that are changed later", file)
+	}
+	var want strings.Builder
+	for _, x := range []struct {
+		option string
+		values []string
+		of     string
+		oid    uint32
+		mod    int32
+		set    func(o *schema.ColumnOptions, value string)
+	}{
+		{"numeric", []string{"precise", "string", "double"}, "numeric(12,2)", 1700, 12<<16 | 2 + 4, func(o *schema.ColumnOptions, v string) { o.Numeric = v }},
+		{"numeric_unconstrained", []string{"string", "variable-scale", "double"}, "numeric", 1700, -1, func(o *schema.ColumnOptions, v string) { o.Unconstrained = v }},
+		{"time", []string{"avro", "connect", "plain", "iso"}, "date", 1082, -1, func(o *schema.ColumnOptions, v string) { o.Time = v }},
+		{"time", []string{"avro", "connect", "plain", "iso"}, "time", 1083, -1, func(o *schema.ColumnOptions, v string) { o.Time = v }},
+		{"time", []string{"avro", "connect", "plain", "iso"}, "timestamp", 1114, -1, func(o *schema.ColumnOptions, v string) { o.Time = v }},
+		{"time", []string{"avro", "connect", "plain", "iso"}, "timestamptz", 1184, -1, func(o *schema.ColumnOptions, v string) { o.Time = v }},
+		{"binary", []string{"bytes", "base64", "hex"}, "bytea", 17, -1, func(o *schema.ColumnOptions, v string) { o.Binary = v }},
+		{"enum", []string{"string", "enum"}, "an enum", 30000, -1, func(o *schema.ColumnOptions, v string) { o.Enum = v }},
+		{"range", []string{"text", "record"}, "int4range", 3904, -1, func(o *schema.ColumnOptions, v string) { o.Range = v }},
+		{"array", []string{"array", "text"}, "int4[]", 1007, -1, func(o *schema.ColumnOptions, v string) { o.Array = v }},
+	} {
+		schemas := map[string]*registry.Schema{}
+		for _, v := range x.values {
+			o := schema.Options{Name: "shop"}
+			x.set(&o.ColumnOptions, v)
+			derived, err := schema.Derive(&decode.Relation{ID: 1, Schema: "public", Name: "item", Identity: decode.IdentityDefault, Columns: []decode.Column{
+				{Name: "id", Type: 23, Mod: -1, Key: true}, {Name: "x", Type: x.oid, Mod: x.mod},
+			}}, &decode.Descriptor{Types: map[uint32]*decode.Type{30000: {OID: 30000, Schema: "public", Name: "mood", Kind: 'e', HasBinary: true, Labels: []string{"sad"}}}},
+				"shop.public.item", o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if schemas[v], err = registry.ParseAvro(derived.Value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var accepted []string
+		for _, from := range x.values {
+			var to []string
+			for _, v := range x.values {
+				if v != from && len(registry.Check(registry.Backward, schemas[v], []registry.Previous{{Version: 1, Schema: schemas[from]}})) == 0 {
+					to = append(to, "`"+v+"`")
+				}
+			}
+			if to != nil {
+				accepted = append(accepted, "`"+from+"` to "+strings.Join(to, ", "))
+			}
+		}
+		if accepted == nil {
+			accepted = []string{"none"}
+		}
+		fmt.Fprintf(&want, "| `%s` | %s | %s |\n", x.option, x.of, strings.Join(accepted, "; "))
+	}
+	if got := table + "\n"; got != want.String() {
+		t.Errorf("%s says\n%s\nthe registry\n%s", file, got, &want)
+	}
 }
