@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -110,17 +111,21 @@ type builtIn struct {
 
 // newBuiltIn binds the address and builds the rest. The caller calls serve.
 func newBuiltIn(ctx context.Context, c *config.Config, client *kafka.Client, log *slog.Logger) (*builtIn, error) {
-	password, err := c.Registry.Auth.ReadPassword()
+	users, err := c.RegistryUsers()
 	if err != nil {
 		return nil, err
 	}
-	sc := registry.ServerConfig{User: c.Registry.Auth.User, Password: password, Version: version, Logger: log}
+	sc := registry.ServerConfig{Users: users, Closed: !c.Registry.AllowAnonymousReads, Version: version, Logger: log}
 	anonymous, err := c.AnonymousWrites()
 	if err != nil {
 		return nil, err
 	}
-	if !anonymous && sc.User == "" {
+	if !anonymous && len(users) == 0 {
 		sc.ReadOnly = registry.AnonymousWritesRefused
+	}
+	secure, err := c.RegistryTLS()
+	if err != nil {
+		return nil, err
 	}
 	store, w, err := newStore(c, client, log)
 	if err != nil {
@@ -129,6 +134,9 @@ func newBuiltIn(ctx context.Context, c *config.Config, client *kafka.Client, log
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Registry.Listen)
 	if err != nil {
 		return nil, &codedError{exitConfig, fmt.Errorf("registry.listen: %w", err)}
+	}
+	if secure != nil {
+		l = tls.NewListener(l, secure)
 	}
 	return &builtIn{listener: l, handler: registry.NewServer(store, sc), store: store, writer: w, log: log}, nil
 }
@@ -331,14 +339,17 @@ func checkRegistry(ctx context.Context, c *config.Config) []finding {
 		f.add("access", source.Fail, err.Error(), hint(err))
 	case c.Registry.AllowAnonymousWrites && anonymous:
 		f.add("access", source.Warn, "anyone who reaches "+c.Registry.Listen+" can register and delete schemas", "set registry.auth and leave allow_anonymous_writes out")
-	case !anonymous && c.Registry.Auth.User == "":
+	case !c.Registry.AllowAnonymousReads:
+		f.add("access", source.OK, "the registry at "+c.Registry.Listen+" asks for a user before it is read or written", "")
+	case !anonymous && c.Registry.Auth == config.Auth{} && len(c.Registry.Users) == 0:
 		f.add("access", source.OK, "others can read the registry at "+c.Registry.Listen+" and not write to it", "")
 	default:
 		f.add("access", source.OK, "the registry is served at "+c.Registry.Listen, "")
 	}
-	if _, err := c.Registry.Auth.ReadPassword(); err != nil {
+	if _, err := c.RegistryUsers(); err != nil {
 		f.add("auth", source.Fail, err.Error(), hint(err))
 	}
+	checkListenTLS(f, c)
 	kc, err := c.ForKafka()
 	if err != nil {
 		return f.list // which the lines about Kafka say
@@ -360,6 +371,38 @@ func checkRegistry(ctx context.Context, c *config.Config) []finding {
 		f.add("transactional_id", source.Fail, err.Error(), "allow Describe and Write on the transactional id "+id)
 	}
 	return f.list
+}
+
+// certificateLeft is how long before its end a certificate is warned of.
+const certificateLeft = 14 * 24 * time.Hour
+
+func checkListenTLS(f *findings, c *config.Config) {
+	secure, err := c.RegistryTLS()
+	if err != nil {
+		f.add("listen_tls", source.Fail, err.Error(), hint(err))
+		return
+	}
+	if secure == nil {
+		local, err := c.RegistryLoopback()
+		if users, uerr := c.RegistryUsers(); err == nil && uerr == nil && !local && len(users) > 0 {
+			f.add("listen_tls", source.Warn, "passwords and tokens cross the network to "+c.Registry.Listen+" as they are", "set registry.listen_tls")
+		}
+		return
+	}
+	pair, err := secure.GetCertificate(nil)
+	if err != nil {
+		f.add("listen_tls", source.Fail, err.Error(), "")
+		return
+	}
+	const renew = "renew registry.listen_tls.cert_file"
+	switch end := pair.Leaf.NotAfter; {
+	case time.Until(end) <= 0:
+		f.add("listen_tls", source.Fail, "the registry's certificate was valid until "+end.UTC().Format(time.DateOnly), renew)
+	case time.Until(end) < certificateLeft:
+		f.add("listen_tls", source.Warn, "the registry's certificate is valid until "+end.UTC().Format(time.DateOnly), renew)
+	default:
+		f.add("listen_tls", source.OK, "the registry's certificate is valid until "+end.UTC().Format(time.DateOnly), "")
+	}
 }
 
 func checkExternalRegistry(ctx context.Context, f *findings, c *config.Config) {

@@ -2,9 +2,14 @@ package config
 
 import (
 	"cmp"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"os"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -189,15 +194,24 @@ func (c *Config) ForRegistryClient() (registry.ClientConfig, error) {
 	if _, err := r.Auth.ReadPassword(); err != nil {
 		return registry.ClientConfig{}, err // said now; the client reads it again at each request
 	}
+	if _, err := r.Auth.ReadToken(); err != nil {
+		return registry.ClientConfig{}, err
+	}
 	out := registry.ClientConfig{
 		URL:          r.URL,
 		User:         r.Auth.User,
 		Password:     string(r.Auth.Password),
 		PasswordFile: r.Auth.PasswordFile,
+		Token:        string(r.Auth.Token),
+		TokenFile:    r.Auth.TokenFile,
 		Timeout:      r.Timeout.Std(),
 	}
 	if r.Mode == "built-in" {
 		out.URL = "http://" + Dialable(r.Listen)
+		if r.ListenTLS.Enabled() {
+			out.URL = "https://" + Dialable(r.Listen)
+			out.CAFile = r.ListenTLS.CertFile // we trust ourselves, unless tls says it otherwise
+		}
 	}
 	if t := &r.TLS; t.Enabled {
 		out.CAFile, out.CertFile, out.KeyFile = t.CAFile, t.CertFile, t.KeyFile
@@ -302,14 +316,91 @@ func parts(name string) []string {
 // BootstrapServers is the brokers' list in one string, for messages.
 func (c *Config) BootstrapServers() string { return strings.Join(c.Kafka.Brokers, ",") }
 
-// AnonymousWrites says whether the built-in registry takes writes from anyone who
-// reaches it: always on the loopback interface, elsewhere only when it is allowed.
-func (c *Config) AnonymousWrites() (bool, error) {
+// RegistryUsers are those whom the built-in registry knows, with their secrets.
+func (c *Config) RegistryUsers() ([]registry.User, error) {
+	var users []registry.User
+	add := func(name, role string, password, token Secret, passwordFile, tokenFile, path string) error {
+		u := registry.User{Name: name, Role: registry.Role(role)}
+		var err error
+		if u.Password, err = read(password, passwordFile, path+".password_file"); err != nil {
+			return err
+		}
+		if u.Token, err = read(token, tokenFile, path+".token_file"); err != nil {
+			return err
+		}
+		users = append(users, u)
+		return nil
+	}
+	r := &c.Registry
+	if a := &r.Auth; a.User != "" || a.Token != "" || a.TokenFile != "" {
+		if err := add(a.User, string(registry.Writer), a.Password, a.Token, a.PasswordFile, a.TokenFile, "registry.auth"); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Users)) {
+		u := r.Users[name]
+		if err := add(name, u.Role, u.Password, u.Token, u.PasswordFile, u.TokenFile, "registry.users."+name); err != nil {
+			return nil, err
+		}
+	}
+	return users, nil
+}
+
+// RegistryTLS is the TLS of the built-in registry's listener, nil without it. What cannot be read is an error now; after
+// that the certificate is read again at each handshake.
+func (c *Config) RegistryTLS() (*tls.Config, error) {
+	t := &c.Registry.ListenTLS
+	if !t.Enabled() {
+		return nil, nil
+	}
+	bad := func(key string, err error) error {
+		return &Error{Path: "registry.listen_tls." + key, Problem: err.Error(), Remedy: "give PEM files that walferry's user can read, and the key of this certificate"}
+	}
+	load := func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+		return &pair, err
+	}
+	if _, err := load(nil); err != nil {
+		return nil, bad("cert_file", err)
+	}
+	out := &tls.Config{GetCertificate: load, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	if t.ClientCAFile != "" {
+		pem, err := os.ReadFile(t.ClientCAFile)
+		if err != nil {
+			return nil, bad("client_ca_file", err)
+		}
+		out.ClientAuth, out.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
+		if !out.ClientCAs.AppendCertsFromPEM(pem) {
+			return nil, bad("client_ca_file", fmt.Errorf("no certificate in %s", t.ClientCAFile))
+		}
+	}
+	return out, nil
+}
+
+// RegistryLoopback says whether only this machine reaches the built-in registry.
+func (c *Config) RegistryLoopback() (bool, error) {
 	local, err := loopback(c.Registry.Listen)
 	if err != nil {
 		return false, fmt.Errorf("registry.listen: %w", err)
 	}
-	return c.Registry.Auth.User == "" && (local || c.Registry.AllowAnonymousWrites), nil
+	return local, nil
+}
+
+// AnonymousWrites says whether the built-in registry takes writes from anyone who
+// reaches it: always on the loopback interface, elsewhere only when it is allowed.
+func (c *Config) AnonymousWrites() (bool, error) {
+	local, err := c.RegistryLoopback()
+	return !c.Registry.hasWriter() && (local || c.Registry.AllowAnonymousWrites), err
+}
+
+// hasWriter says whether somebody is configured who may write.
+func (r *Registry) hasWriter() bool {
+	for _, u := range r.Users {
+		if u.Role == string(registry.Writer) {
+			return true
+		}
+	}
+	return r.Auth.User != "" || r.Auth.Token != "" || r.Auth.TokenFile != ""
 }
 
 // loopback says whether addr can only be reached from this machine.

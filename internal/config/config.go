@@ -169,22 +169,52 @@ type Registry struct {
 	URL                  string   `yaml:"url" doc:"URL of the external registry; setting it makes mode external. To share the built-in registry of another walferry, give its URL here." example:"https://registry.example.com"`
 	Listen               string   `yaml:"listen" doc:"Address of the built-in registry. On an address that is not loopback, writes are refused until auth is configured or allow_anonymous_writes is set."`
 	Topic                string   `yaml:"topic" doc:"Topic that the built-in registry is kept in, in Confluent's format."`
-	Auth                 Auth     `yaml:"auth" doc:"User and password: asked for by the built-in registry's writes, sent to an external registry."`
-	TLS                  TLS      `yaml:"tls" doc:"TLS to an external registry, where the URL's https and the system's authorities do not do."`
+	Auth                 Auth     `yaml:"auth" doc:"User and password, or a bearer token: sent to an external registry, and asked for by the built-in one's writes."`
+	TLS                  TLS      `yaml:"tls" doc:"TLS to an external registry, where the URL's https and the system's authorities do not do; and of walferry's own commands to the built-in one."`
 	Timeout              Duration `yaml:"timeout" doc:"Deadline of one request to an external registry."`
 	AllowAnonymousWrites bool     `yaml:"allow_anonymous_writes" doc:"Let anyone who reaches the built-in registry register and delete schemas. walferry check reports it."`
+	AllowAnonymousReads  bool     `yaml:"allow_anonymous_reads" doc:"Let anyone who reaches the built-in registry read it. With false, reads ask for auth or one of users, too."`
+
+	Users     map[string]RegistryUser `yaml:"users" doc:"Who else may use the built-in registry, by name. Each has a role, read (look schemas up and check them, where allow_anonymous_reads is false) or write (everything), and one of password, password_file, token (bearer) and token_file." example:"{consumers: {role: read, password: secret}}"`
+	ListenTLS ListenTLS               `yaml:"listen_tls" doc:"TLS of the built-in registry's listener. Certificates are read again at each connection, so that renewing them needs no restart."`
 }
 
-// Auth is a user with a password.
+// Auth is a user with a password, or a token.
 type Auth struct {
 	User         string `yaml:"user" doc:"User name."`
 	Password     Secret `yaml:"password" doc:"Password."`
 	PasswordFile string `yaml:"password_file" doc:"File that holds the password, instead of password."`
+	Token        Secret `yaml:"token" doc:"Bearer token, instead of a user."`
+	TokenFile    string `yaml:"token_file" doc:"File that holds the token, instead of token."`
 }
+
+// RegistryUser is somebody whom the built-in registry knows.
+type RegistryUser struct {
+	Role         string `yaml:"role" enum:",read,write" doc:"read: look schemas up and check them. write: everything."`
+	Password     Secret `yaml:"password" doc:"Password, for HTTP basic authentication."`
+	PasswordFile string `yaml:"password_file" doc:"File that holds the password, instead of password."`
+	Token        Secret `yaml:"token" doc:"Bearer token, instead of a password."`
+	TokenFile    string `yaml:"token_file" doc:"File that holds the token, instead of token."`
+}
+
+// ListenTLS is the certificate of a listener.
+type ListenTLS struct {
+	CertFile     string `yaml:"cert_file" doc:"PEM file with the certificate and what leads to its authority. Empty: no TLS."`
+	KeyFile      string `yaml:"key_file" doc:"PEM file with the certificate's key."`
+	ClientCAFile string `yaml:"client_ca_file" doc:"PEM file with the authorities of client certificates; with it, a client without one is turned away."`
+}
+
+// Enabled tells whether the listener speaks TLS.
+func (t *ListenTLS) Enabled() bool { return t.CertFile != "" }
 
 // ReadPassword returns the password, from its file if one is named.
 func (a *Auth) ReadPassword() (string, error) {
 	return read(a.Password, a.PasswordFile, "registry.auth.password_file")
+}
+
+// ReadToken returns the bearer token, from its file if one is named.
+func (a *Auth) ReadToken() (string, error) {
+	return read(a.Token, a.TokenFile, "registry.auth.token_file")
 }
 
 // Checkpoint says where progress is saved.
@@ -240,7 +270,7 @@ func Default() *Config {
 			BatchBytes:         8 << 20,
 		},
 		Schema:       Schema{Envelope: "debezium", UpdateBefore: "sent", Numeric: "precise", Unconstrained: "string", Time: "avro", Binary: "bytes", Enum: "string", Range: "text", Array: "array", Toast: "mark", Collisions: "error", Truncate: "emit", Compatibility: "backward", OnIncompatible: "stop"},
-		Registry:     Registry{Mode: "built-in", Listen: "127.0.0.1:8081", Topic: "_schemas", Timeout: Duration(10 * time.Second)},
+		Registry:     Registry{Mode: "built-in", Listen: "127.0.0.1:8081", Topic: "_schemas", Timeout: Duration(10 * time.Second), AllowAnonymousReads: true},
 		Errors:       Errors{Value: "stop", TooLarge: "stop", Schema: "stop"},
 		Admin:        Admin{Listen: "127.0.0.1:8080"},
 		Log:          Log{Level: "info", Format: "text"},

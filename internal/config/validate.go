@@ -3,6 +3,7 @@ package config
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"reflect"
@@ -144,17 +145,44 @@ func (c *Config) validateRegistry(v *validator) {
 	secret := r.Auth.Password != "" || r.Auth.PasswordFile != ""
 	v.check(!secret || r.Auth.User != "", "registry.auth.user", "a password is given but no user", "write user:")
 	v.check(r.Auth.User == "" || secret, "registry.auth.password", "a user is given but no password", "write password: ${REGISTRY_PASSWORD}, or password_file:")
+	token := r.Auth.Token != "" || r.Auth.TokenFile != ""
+	v.check(r.Auth.Token == "" || r.Auth.TokenFile == "", "registry.auth.token_file", "both token and token_file are given", "keep one of them")
+	v.check(!token || r.Auth.User == "", "registry.auth.token", "both a user and a token are given", "keep one of them")
+	v.tls("registry.tls", &r.TLS)
 	if r.Mode == "external" {
 		u, err := url.Parse(r.URL)
 		v.check(r.URL != "", "registry.url", "an external registry needs its URL", "write url: https://host:port, or mode: built-in")
 		v.check(r.URL == "" || err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "", "registry.url", "this is not an http or https URL", "write it as https://host:port")
 		v.check(err != nil || u.User == nil, "registry.url", "the URL has a user in it, which logs would show", "write registry.auth.user and registry.auth.password instead")
-		v.check(!r.AllowAnonymousWrites, "registry.allow_anonymous_writes", "this is about the built-in registry, and the configured one is external", "leave it out")
-		v.tls("registry.tls", &r.TLS)
+		const external = "this is about the built-in registry, and the configured one is external"
+		v.check(!r.AllowAnonymousWrites, "registry.allow_anonymous_writes", external, "leave it out")
+		v.check(r.AllowAnonymousReads, "registry.allow_anonymous_reads", external, "leave it out")
+		v.check(len(r.Users) == 0, "registry.users", external, "leave it out")
+		v.check(r.ListenTLS == ListenTLS{}, "registry.listen_tls", external, "leave it out, or write registry.tls")
 		v.span("registry.timeout", r.Timeout, Duration(100*time.Millisecond), Duration(5*time.Minute))
 		return
 	}
 	v.address("registry.listen", r.Listen)
+	v.check(!r.AllowAnonymousWrites || r.AllowAnonymousReads, "registry.allow_anonymous_reads", "anyone may write and nobody may read", "leave allow_anonymous_writes out")
+	v.check(r.AllowAnonymousReads || r.Auth.User != "" || token, "registry.auth", "reads ask for a user, and walferry's own commands have none", "write registry.auth.user and registry.auth.password_file")
+	for _, name := range slices.Sorted(maps.Keys(r.Users)) {
+		u := r.Users[name]
+		path := "registry.users." + name
+		v.check(u.Role != "", path+".role", "this user has no role", "write role: read, or role: write")
+		v.check(u.Role != "read" || !r.AllowAnonymousReads, path+".role", "anyone may read without being this user", "write registry.allow_anonymous_reads: false")
+		given := 0
+		for _, has := range []bool{u.Password != "", u.PasswordFile != "", u.Token != "", u.TokenFile != ""} {
+			if has {
+				given++
+			}
+		}
+		v.check(given == 1, path, fmt.Sprintf("this user has %d of password, password_file, token and token_file", given), "give one of them")
+		v.check(name != r.Auth.User, path, "this user is registry.auth.user", "give it another name, or leave it out")
+		v.check(!strings.Contains(name, ":"), path, "a user's name has no colon (RFC 7617)", "give it another name")
+	}
+	l := &r.ListenTLS
+	v.check((l.CertFile == "") == (l.KeyFile == ""), "registry.listen_tls", "cert_file and key_file belong together", "give both or neither")
+	v.check(l.ClientCAFile == "" || l.CertFile != "", "registry.listen_tls.client_ca_file", "client certificates are asked for in TLS only", "give cert_file and key_file")
 	v.check(topicName.MatchString(r.Topic), "registry.topic", fmt.Sprintf("%q is not a topic name", r.Topic), "use letters, digits, _ - and . only, 249 at most")
 }
 

@@ -234,7 +234,7 @@ func TestClientRetries(t *testing.T) {
 }
 
 func TestClientAuthenticates(t *testing.T) {
-	_, rec, server := newRecorded(t, registry.ServerConfig{User: "u", Password: "p"})
+	_, rec, server := newRecorded(t, registry.ServerConfig{Users: []registry.User{{Name: "u", Password: "p", Role: registry.Writer}}})
 	file := filepath.Join(t.TempDir(), "password")
 	write := func(text string) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

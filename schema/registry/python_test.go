@@ -14,7 +14,9 @@ func TestPythonClient(t *testing.T) {
 	python := testbed.Python(t)
 	for _, login := range []string{"", "walferry:päss:word"} {
 		var cfg registry.ServerConfig
-		cfg.User, cfg.Password, _ = strings.Cut(login, ":")
+		if name, password, ok := strings.Cut(login, ":"); ok {
+			cfg.Users, cfg.Closed = []registry.User{{Name: name, Password: password, Role: registry.Writer}}, true
+		}
 		_, server := newServer(t, cfg)
 		out, err := exec.CommandContext(t.Context(), python, "testdata/client.py", server.URL, login).CombinedOutput()
 		if err != nil || !strings.HasSuffix(strings.TrimSpace(string(out)), "ok") {

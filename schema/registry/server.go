@@ -3,8 +3,6 @@ package registry
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"io"
 	"log/slog"
@@ -23,9 +21,11 @@ type ServerConfig struct {
 	// WriteTimeout bounds one registration, configuration or deletion. Default 30 s; what takes longer is answered
 	// with 50002 and may still take effect. The time-outs of reading and writing a connection are the http.Server's.
 	WriteTimeout time.Duration
-	// User and Password, when User is not empty, are asked for (HTTP basic authentication) before a write. Reads are
-	// open: consumers have no password for schemas.
-	User, Password string
+	// Users are those who may do more than anyone. With a Writer among them, writes are asked for one.
+	Users []User
+	// Closed asks for one of Users before a read, too. Otherwise reads are open: most consumers have no password for
+	// schemas.
+	Closed bool
 	// ReadOnly refuses every write and says why; "" allows them. For a server that others can reach and that asks for
 	// no password.
 	ReadOnly string
@@ -85,7 +85,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	e := asError(err)
 	if e.Code == 401 {
-		w.Header().Set("WWW-Authenticate", `Basic realm="schema registry", charset="UTF-8"`)
+		w.Header().Add("WWW-Authenticate", `Basic realm="schema registry", charset="UTF-8"`)
+		w.Header().Add("WWW-Authenticate", `Bearer realm="schema registry"`)
 	}
 	if e.Status() >= 500 {
 		s.cfg.Logger.Error("schema registry", "method", r.Method, "path", r.URL.EscapedPath(), "error", err)
@@ -109,10 +110,10 @@ func (s *Server) serve(r *http.Request) (any, error) {
 	if c.query, err = url.ParseQuery(r.URL.RawQuery); err != nil {
 		return nil, &Error{400, "HTTP 400 Bad Request: the query cannot be read"}
 	}
+	if err := s.authorize(r, rt.write); err != nil {
+		return nil, err
+	}
 	if rt.write {
-		if err := s.authorize(r); err != nil {
-			return nil, err
-		}
 		ctx, cancel := context.WithTimeout(r.Context(), s.cfg.WriteTimeout)
 		defer cancel()
 		c.r = r.WithContext(ctx)
@@ -127,26 +128,6 @@ func (s *Server) serve(r *http.Request) (any, error) {
 		return nil, &Error{50301, "the registry is still reading its topic"}
 	}
 	return rt.fn(c)
-}
-
-// authorize lets writes through.
-func (s *Server) authorize(r *http.Request) error {
-	if s.cfg.ReadOnly != "" {
-		return &Error{CodeReadOnly, s.cfg.ReadOnly}
-	}
-	if s.cfg.User == "" {
-		return nil
-	}
-	user, password, ok := r.BasicAuth()
-	if ok {
-		// Hashed first: the comparison then takes as long for any length.
-		u, p := sha256.Sum256([]byte(user)), sha256.Sum256([]byte(password))
-		wantU, wantP := sha256.Sum256([]byte(s.cfg.User)), sha256.Sum256([]byte(s.cfg.Password))
-		if subtle.ConstantTimeCompare(u[:], wantU[:])&subtle.ConstantTimeCompare(p[:], wantP[:]) == 1 {
-			return nil
-		}
-	}
-	return &Error{401, "HTTP 401 Unauthorized: writes need the user and password of registry.auth"}
 }
 
 // readBody reads a JSON object. An empty body and null are 422 as in Confluent's (a validation error), anything that

@@ -1,6 +1,7 @@
 package registry_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -173,7 +174,7 @@ func TestServerRefuses(t *testing.T) {
 		}
 	})
 	t.Run("password", func(t *testing.T) {
-		_, server := newServer(t, registry.ServerConfig{User: "u", Password: "p"})
+		_, server := newServer(t, registry.ServerConfig{Users: []registry.User{{Name: "u", Password: "p", Role: registry.Writer}}})
 		status, _, header := send(t, server, "POST", "/subjects/s/versions", body)
 		if status != 401 || !strings.HasPrefix(header.Get("WWW-Authenticate"), "Basic ") {
 			t.Errorf("without: %d %v", status, header)
@@ -185,6 +186,31 @@ func TestServerRefuses(t *testing.T) {
 		}
 		if status, _, _ := send(t, server, "GET", "/subjects", ""); status != 200 {
 			t.Errorf("a read: %d", status)
+		}
+	})
+	t.Run("roles", func(t *testing.T) {
+		_, server := newServer(t, registry.ServerConfig{Closed: true, Users: []registry.User{
+			{Name: "w", Password: "p:w", Role: registry.Writer}, {Name: "r", Password: "pr", Role: registry.Reader},
+			{Name: "bot", Token: "tw", Role: registry.Writer}, {Name: "tool", Token: "tr", Role: registry.Reader}, {Token: "nameless", Role: registry.Writer},
+		}})
+		basic := func(login string) string { return "Basic " + base64.StdEncoding.EncodeToString([]byte(login)) }
+		for auth, want := range map[string][2]int{ // of a read, of a write
+			"": {401, 401}, basic("w:p:w"): {200, 200}, basic("r:pr"): {200, 403}, "Bearer tw": {200, 200}, "bearer tr": {200, 403}, "Bearer nameless": {200, 200},
+			basic("w:pr"): {401, 401}, basic("w:"): {401, 401}, basic("bot:tw"): {401, 401}, basic("bot:"): {401, 401}, basic(":"): {401, 401},
+			"Bearer pr": {401, 401}, "Bearer": {401, 401}, "Bearer ": {401, 401}, "Digest tw": {401, 401}, "tw": {401, 401},
+		} {
+			read, _, header := send(t, server, "GET", "/subjects", "", "Authorization", auth)
+			check, _, _ := send(t, server, "POST", "/compatibility/subjects/s/versions", body, "Authorization", auth)
+			write, text, _ := send(t, server, "POST", "/subjects/s/versions", body, "Authorization", auth)
+			if read != want[0] || check != want[0] || write != want[1] {
+				t.Errorf("%q: %d and %d for reads, %d for a write", auth, read, check, write)
+			}
+			if read == 401 && len(header.Values("WWW-Authenticate")) != 2 {
+				t.Errorf("%q: %v", auth, header)
+			}
+			if write == 403 && !strings.Contains(text, `"error_code":40301`) {
+				t.Error(text)
+			}
 		}
 	})
 	t.Run("size and types", func(t *testing.T) {
