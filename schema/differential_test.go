@@ -28,7 +28,7 @@ func TestMain(m *testing.M) { os.Exit(testbed.Main(m)) }
 // hostile settings are put on database and role; a stream pins its own, and events must not feel them.
 var hostile = []string{
 	"DateStyle='German, DMY'", "IntervalStyle='postgres_verbose'", "extra_float_digits=-15", "bytea_output='escape'",
-	"TimeZone='Asia/Kathmandu'", "xmlbinary='hex'", "standard_conforming_strings=off", "search_path=app,public",
+	"TimeZone='Asia/Kathmandu'", "xmlbinary='hex'", "quote_all_identifiers=on", "standard_conforming_strings=off", "search_path=app,public",
 }
 
 // valuesOf are SQL literals of a type: edges first of all.

@@ -42,7 +42,9 @@ var PinnedSettings = map[string]string{
 	"extra_float_digits": "3",
 	"bytea_output":       "hex",
 	"lc_monetary":        "C",
-	"search_path":        "pg_catalog", // the names that reg* types print have a schema or not by it
+	// The names that reg* types print have a schema, and quotes, or not by these.
+	"search_path":           "pg_catalog",
+	"quote_all_identifiers": "off",
 }
 
 // Envelopes.

@@ -113,8 +113,8 @@ func (c *Catalog) connectWith(ctx context.Context, settings func(*pgx.ConnConfig
 	// pg_control_checkpoint's timeline is the last checkpoint's; the name of the current WAL file has the current one.
 	err = conn.QueryRow(ctx, `SELECT system_identifier::text,
 		('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int,
-		pg_current_wal_insert_lsn()::text, current_database(), current_setting('server_version_num')::int
-		FROM pg_control_system()`).Scan(&s.ID, &s.Timeline, &s.WALEnd, &s.DB, &s.Version)
+		pg_current_wal_insert_lsn()::text, current_database(), current_setting('server_version_num')::int, `+noTransactionTimeout+`
+		FROM pg_control_system()`).Scan(&s.ID, &s.Timeline, &s.WALEnd, &s.DB, &s.Version, nil)
 	if err == nil {
 		switch want := c.wanted(); {
 		case s.Major() < MinVersion:

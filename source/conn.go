@@ -103,13 +103,20 @@ func (c *Config) pin(p *pgconn.Config) error {
 		// The planner takes the questions to the catalog for expensive, and compiling one takes longer than its answer.
 		"jit":                  "off",
 		"idle_session_timeout": "0", // since 14, the oldest that we support
-		// The text of a regclass, regtype and their like has a schema or not by this.
-		"search_path": "pg_catalog",
+		// The text of a regclass, regtype and their like has a schema, and quotes, or not by these.
+		"search_path":           "pg_catalog",
+		"quote_all_identifiers": "off",
+		// What our own questions mean.
+		"standard_conforming_strings": "on",
 	} {
 		p.RuntimeParams[name] = value
 	}
 	return nil
 }
+
+// noTransactionTimeout is part of the first question of a connection: 17 and later would end a walsender that takes longer than
+// transaction_timeout to send one transaction, so always at the same one; servers before know no such setting.
+const noTransactionTimeout = `CASE WHEN current_setting('server_version_num')::int >= 170000 THEN set_config('transaction_timeout', '0', false) END`
 
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) + "ms" }
 
@@ -130,11 +137,11 @@ func (c *Conn) identify(ctx context.Context) error {
 		return fmt.Errorf("identify system: %w", err)
 	}
 	c.sys = System{ID: id.SystemID, Timeline: id.Timeline, WALEnd: id.XLogPos, DB: id.DBName}
-	results, err := c.pc.Exec(ctx, "SELECT current_setting('server_version_num'), current_setting('synchronous_standby_names')").ReadAll()
+	results, err := c.pc.Exec(ctx, "SELECT current_setting('server_version_num'), current_setting('synchronous_standby_names'), "+noTransactionTimeout).ReadAll()
 	if err != nil {
 		return fmt.Errorf("ask for settings: %w", err)
 	}
-	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 2 {
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 3 {
 		return &GarbageError{"no answer to a question about settings"}
 	}
 	row := results[0].Rows[0]

@@ -34,7 +34,7 @@ func DDLTriggerSQL() string {
 -- To remove it: DROP EVENT TRIGGER ` + ddlTrigger + `; DROP SCHEMA ` + ddlSchema + ` CASCADE;
 CREATE SCHEMA IF NOT EXISTS ` + ddlSchema + `;
 CREATE OR REPLACE FUNCTION ` + ddlFunction + `() RETURNS event_trigger LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp SET client_min_messages = warning SET jit = off AS $walferry$
+	SET search_path = pg_catalog, pg_temp SET client_min_messages = warning SET jit = off SET standard_conforming_strings = on AS $walferry$
 DECLARE
 	touched record;
 	descriptor jsonb;

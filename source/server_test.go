@@ -14,9 +14,11 @@ import (
 	"time"
 
 	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
 
 	"walferry/internal/pgserver"
 	"walferry/internal/testbed"
+	"walferry/schema"
 )
 
 func TestMain(m *testing.M) { os.Exit(testbed.Main(m)) }
@@ -647,6 +649,54 @@ func TestConfirmedGoesBack(t *testing.T) {
 		if commitLSN(c) != want {
 			t.Fatalf("commit %d at %s instead of %s", i, commitLSN(c), want)
 		}
+	}
+}
+
+// TestPinned: what a server, a database and a role set for sessions changes neither the text of a value nor how long a transaction
+// may take to be sent.
+func TestPinned(t *testing.T) {
+	for _, version := range testbed.PostgresVersions() {
+		t.Run(version, func(t *testing.T) {
+			pg := testbed.Postgres(t, version)
+			want := map[string]string{"standard_conforming_strings": "on", "jit": "off", "lock_timeout": "0", "idle_session_timeout": "0"}
+			for name, value := range schema.PinnedSettings {
+				want[name] = value
+			}
+			hostile := []string{"client_encoding = LATIN1", "DateStyle = 'German, MDY'", "IntervalStyle = postgres_verbose", "TimeZone = 'Asia/Kathmandu'", "extra_float_digits = -15",
+				"bytea_output = escape", "lc_monetary = 'C.utf8'", "search_path = public, app", "quote_all_identifiers = on", "standard_conforming_strings = off",
+				"jit = on", "lock_timeout = '1h'", "idle_session_timeout = '1h'"}
+			if version >= "17" {
+				want["transaction_timeout"] = "0"
+				hostile = append(hostile, "transaction_timeout = '1h'")
+			}
+			if len(hostile) != len(want) {
+				t.Fatalf("%d settings for %d that are pinned", len(hostile), len(want))
+			}
+			for _, s := range hostile {
+				pg.Exec(testbed.Superuser, "ALTER DATABASE "+testbed.Shop+" SET "+s, "ALTER ROLE "+testbed.Reader+" SET "+s)
+			}
+			c := dial(t, config(pg))
+			cat := catalog(t, config(pg))
+			for name, value := range want {
+				results, err := c.pc.Exec(t.Context(), "SHOW "+name).ReadAll()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := string(results[0].Rows[0][0]); got != value {
+					t.Errorf("replication connection: %s is %s, want %s", name, got, value)
+				}
+				var got string
+				if err := cat.on(t.Context(), &cat.ask, "show", func(conn *pgx.Conn) error { return conn.QueryRow(t.Context(), "SHOW "+name).Scan(&got) }); err != nil {
+					t.Fatal(err)
+				}
+				if got != value {
+					t.Errorf("catalog connection: %s is %s, want %s", name, got, value)
+				}
+			}
+			if err := c.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		})
 	}
 }
 
