@@ -47,11 +47,18 @@ func respond(w http.ResponseWriter, media string, answer any) {
 	} else {
 		appendAny(&b, answer)
 	}
+	if answer == (noContent{}) {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
 	w.Header().Set("Content-Type", media)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
 	_, _ = w.Write(b.Bytes()) // the client is gone: nobody to tell
 }
+
+// noContent is an answer without a body.
+type noContent struct{}
 
 // rawText is an answer that is JSON already.
 type rawText string

@@ -67,6 +67,24 @@ func (s *state) highID() Record {
 	return Record{highIDKey, highIDs(ids)}
 }
 
+// DeleteContext takes an empty context from the list. Its ids are not given again. 42211 while it has subjects, deleted
+// ones included. It is no error when there is no such context.
+func (s *Store) DeleteContext(ctx context.Context, name string) error {
+	name = wholeContext(name)
+	return s.write(ctx, func() ([]Record, error) {
+		s.mu.RLock()
+		defer s.mu.RUnlock()
+		c := contextOf(name)
+		if s.state.names(func(subject string) bool { return contextOf(subject) == c }) != nil {
+			return nil, errorf(CodeContextNotEmpty, "The specified context '%s' is not empty.", clip(name, 200))
+		}
+		if known := s.state.contexts[c]; known == nil || !known.listed {
+			return nil, nil
+		}
+		return []Record{s.state.highID(), {recordKey{keytype: keyContext, context: c}.bytes(), nil}}, nil
+	})
+}
+
 // DeleteSubject deletes all versions of a subject, softly or, after that, for good, and returns their numbers.
 func (s *Store) DeleteSubject(ctx context.Context, name string, permanent bool) ([]int, error) {
 	name = plainSubject(name)

@@ -437,7 +437,7 @@ func (d *Dump) records(s *state) []Record {
 		list = append(list, Record{highIDKey, highIDs(ids)})
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.maxIDs)) {
-		if name != defaultContext && s.contexts[name] == nil {
+		if name != defaultContext && !s.listed(name) {
 			list = append(list, contextRecord(name))
 		}
 	}

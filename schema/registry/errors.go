@@ -45,6 +45,7 @@ const (
 	CodeReferenceExists       = 42206
 	CodeInvalidSubject        = 42208
 	CodeSchemaTooLarge        = 42209
+	CodeContextNotEmpty       = 42211
 	CodeStore                 = 50001
 	CodeTimeout               = 50002
 	CodeNoLeader              = 50004
@@ -67,6 +68,10 @@ func versionNotFound(version int) *Error {
 func schemaNotFound() *Error { return errorf(CodeSchemaNotFound, "Schema not found") }
 
 func idNotFound(id int32) *Error { return errorf(CodeSchemaNotFound, "Schema %d not found", id) }
+
+func guidNotFound(guid string) *Error {
+	return errorf(CodeSchemaNotFound, "Schema %s not found", clip(guid, 80))
+}
 
 func invalidVersion(version string) *Error {
 	return errorf(CodeInvalidVersion, `The specified version '%s' is not a valid version id. Allowed values are between [1, 2^31-1] and the string "latest"`, clip(version, 80))

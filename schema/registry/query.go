@@ -1,6 +1,9 @@
 package registry
 
 import (
+	"crypto/md5"
+	"encoding/hex"
+	"iter"
 	"maps"
 	"slices"
 	"strconv"
@@ -129,18 +132,40 @@ func (s *state) place(entry *idEntry, name string) Registered {
 	return registered(s.subjects[name].version(entry.versions[name]))
 }
 
-// ByGUID returns the schema with this identity in the default context.
+// ByGUID returns the schema with this identity, of the first context that has it.
 func (s *Store) ByGUID(guid string) (Registered, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if c := s.state.contexts[defaultContext]; c != nil {
-		for _, entry := range c.ids {
-			if entry.guid() == strings.ToLower(guid) {
-				return s.state.place(entry, ""), nil
+	for _, entry := range s.state.withGUID(guid) {
+		return s.state.place(entry, ""), nil
+	}
+	return Registered{}, guidNotFound(guid)
+}
+
+// IDsOfGUID lists the ids of the schema with this identity, by the contexts that have it.
+func (s *Store) IDsOfGUID(guid string) (contexts []string, ids []int32) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for context, entry := range s.state.withGUID(guid) {
+		contexts, ids = append(contexts, context), append(ids, entry.id)
+	}
+	return contexts, ids
+}
+
+// withGUID goes through the contexts that have a schema, in order.
+func (s *state) withGUID(guid string) iter.Seq2[string, *idEntry] {
+	return func(yield func(string, *idEntry) bool) {
+		b, err := hex.DecodeString(strings.ReplaceAll(guid, "-", ""))
+		if err != nil || len(b) != md5.Size {
+			return
+		}
+		for _, context := range slices.Sorted(maps.Keys(s.contexts)) {
+			c := s.contexts[context]
+			if id, ok := c.bySum[[md5.Size]byte(b)]; ok && c.ids[id] != nil && !yield(context, c.ids[id]) {
+				return
 			}
 		}
 	}
-	return Registered{}, errorf(CodeSchemaNotFound, "Schema %s not found", clip(guid, 80))
 }
 
 // Places lists where an id is registered, one version per subject, by subject.
@@ -175,9 +200,19 @@ func (s *Store) MaxID(name string) int32 {
 func (s *Store) Contexts() []string {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	list := append(slices.Collect(maps.Keys(s.state.contexts)), defaultContext)
+	list := []string{defaultContext}
+	for name := range s.state.contexts {
+		if name != defaultContext && s.state.listed(name) {
+			list = append(list, name)
+		}
+	}
 	slices.Sort(list)
-	return slices.Compact(list)
+	return list
+}
+
+func (s *state) listed(context string) bool {
+	c := s.contexts[context]
+	return c != nil && c.listed
 }
 
 // Referrers lists the ids of schemas that refer to a version.

@@ -179,7 +179,7 @@ func (s *state) free(id int32, name string, c *content) error {
 // put plans the records of a new version.
 func (s *state) put(name string, version int, id int32, c *content) (Registered, []Record, error) {
 	var records []Record
-	if ctxName := contextOf(name); ctxName != defaultContext && s.contexts[ctxName] == nil {
+	if ctxName := contextOf(name); ctxName != defaultContext && !s.listed(ctxName) {
 		records = append(records, contextRecord(ctxName))
 	}
 	for _, v := range s.versions(name, true) {

@@ -35,6 +35,7 @@ var routes = []route{
 	{"GET", "schemas/ids/*/subjects", false, (*call).subjectsOfID},
 	{"GET", "schemas/ids/*/versions", false, (*call).versionsOfID},
 	{"GET", "schemas/guids/*", false, (*call).schemaByGUID},
+	{"GET", "schemas/guids/*/ids", false, (*call).idsOfGUID},
 	{"POST", "compatibility/subjects/*/versions", false, (*call).compatibility},
 	{"POST", "compatibility/subjects/*/versions/*", false, (*call).compatibility},
 	{"GET", "config", false, (*call).config},
@@ -50,6 +51,7 @@ var routes = []route{
 	{"PUT", "mode/*", true, (*call).setMode},
 	{"DELETE", "mode/*", true, (*call).deleteMode},
 	{"GET", "contexts", false, (*call).contexts},
+	{"DELETE", "contexts/*", true, (*call).deleteContext},
 	{"GET", "v1/metadata/id", false, (*call).clusterID},
 	{"GET", "v1/metadata/version", false, (*call).serverVersion},
 }

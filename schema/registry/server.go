@@ -99,6 +99,12 @@ func (s *Server) serve(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, &Error{400, "HTTP 400 Bad Request: " + err.Error()}
 	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, &Error{400, "HTTP 400 Bad Request: the query cannot be read"}
+	}
+	segments = inPath(segments, query)
+	s.store.alias(segments, query)
 	rt, args, known := find(r.Method, segments)
 	switch {
 	case rt == nil && known:
@@ -106,10 +112,7 @@ func (s *Server) serve(r *http.Request) (any, error) {
 	case rt == nil:
 		return nil, &Error{404, "HTTP 404 Not Found"}
 	}
-	c := &call{Server: s, r: r, arg: args}
-	if c.query, err = url.ParseQuery(r.URL.RawQuery); err != nil {
-		return nil, &Error{400, "HTTP 400 Bad Request: the query cannot be read"}
-	}
+	c := &call{Server: s, r: r, query: query, arg: args}
 	if err := s.authorize(r, rt.write); err != nil {
 		return nil, err
 	}

@@ -41,6 +41,9 @@ func (c *call) listSchemas() (any, error) {
 		if r.Deleted && !c.flag("deleted") {
 			continue
 		}
+		if rule := c.query.Get("ruleType"); rule != "" && !hasRule(r.ruleSet, rule) {
+			continue
+		}
 		if c.flag("latestOnly") {
 			newer := func(o Registered) bool { return o.Subject == r.Subject && (c.flag("deleted") || !o.Deleted) }
 			if slices.ContainsFunc(all[i+1:], newer) {
@@ -55,6 +58,21 @@ func (c *call) listSchemas() (any, error) {
 		out[i] = r.object()
 	}
 	return out, err
+}
+
+// hasRule tells whether a rule set has a rule of a type (ENCRYPT, CEL …).
+func hasRule(ruleSet *node, typ string) bool {
+	if ruleSet == nil {
+		return false
+	}
+	for _, rules := range ruleSet.list {
+		for _, rule := range rules.list {
+			if name, _ := rule.str("type"); name == typ {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // id reads the id of a path. What is no number is no path of the API.
@@ -103,6 +121,18 @@ func (c *call) schemaByGUID() (any, error) {
 	}
 	r.Schema, err = c.format(r)
 	return r.byID(), err
+}
+
+func (c *call) idsOfGUID() (any, error) {
+	contexts, ids := c.store.IDsOfGUID(c.arg[0])
+	list := make([]any, len(ids))
+	for i := range ids {
+		list[i] = object{"context", contexts[i], "id", ids[i]}
+	}
+	if len(list) == 0 {
+		return nil, guidNotFound(c.arg[0])
+	}
+	return list, nil
 }
 
 func (c *call) places() ([]Registered, error) {

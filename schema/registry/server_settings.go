@@ -1,6 +1,9 @@
 package registry
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // subject is the variable of /config/* and /mode/*; "" stands for all subjects.
 func (c *call) subject() string {
@@ -111,7 +114,14 @@ func (c *call) deleteMode() (any, error) {
 	return object{"mode", string(old)}, nil
 }
 
-func (c *call) contexts() (any, error) { return anySlice(page(c, c.store.Contexts())) }
+func (c *call) contexts() (any, error) {
+	prefix := c.query.Get("contextPrefix")
+	return anySlice(page(c, slices.DeleteFunc(c.store.Contexts(), func(name string) bool { return !strings.HasPrefix(name, prefix) })))
+}
+
+func (c *call) deleteContext() (any, error) {
+	return noContent{}, c.store.DeleteContext(c.r.Context(), c.arg[0])
+}
 
 func (c *call) clusterID() (any, error) {
 	return object{"id", "", "scope", object{"path", []any{}, "clusters", object{"kafka-cluster", c.cfg.ClusterID, "schema-registry-cluster", "schema-registry"}}}, nil

@@ -29,6 +29,7 @@ type contextState struct {
 	ids    map[int32]*idEntry
 	bySum  map[[md5.Size]byte]int32
 	lastID int32 // highest ever given, 0 before the first
+	listed bool  // it has subjects, or had and was not deleted
 }
 
 // idEntry is one id. versions holds, per subject, the version that was registered last under it (Confluent's
@@ -127,7 +128,7 @@ func (s *state) apply(key, value []byte) {
 			delete(s.modes, k.subject)
 		}
 	case keyContext:
-		s.context(k.context)
+		s.context(k.context).listed = value != nil
 	case keyNoop:
 		if !k.own || value == nil {
 			return
@@ -176,6 +177,7 @@ func (s *state) applySchema(k recordKey, value []byte) {
 	r.subject, r.version = k.subject, k.version
 	c := s.context(contextOf(r.subject))
 	c.lastID = max(c.lastID, r.id)
+	c.listed = true
 	entry := c.ids[r.id]
 	if entry != nil && entry.text != r.text {
 		s.conflict++
