@@ -232,7 +232,7 @@ type Session struct {
 	Program  string    // walferry's version
 }
 
-// Text is the record of text mode: once a column's binary form was not known, the stream stays text.
+// Text is the record of text mode: a column's binary form was not known, so a start first looks whether there is still one.
 type Text struct {
 	On     bool
 	Reason string // for people: which column, which type

@@ -356,7 +356,7 @@ func (e *NeedsTextError) Unwrap() error { return e.err }
 
 // Hint implements [Hinter].
 func (e *NeedsTextError) Hint() string {
-	return "the stream starts again in text mode by itself; text_mode: true does it from the beginning"
+	return "the stream starts again in text mode by itself"
 }
 
 // GarbageError says that the other side sent bytes that are not the replication protocol.

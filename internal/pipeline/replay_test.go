@@ -274,6 +274,34 @@ func TestTextMode(t *testing.T) {
 			t.Errorf("%s is %v, then %v", field, x, y)
 		}
 	}
+	// Not for ever: without the column the next start is binary again, and the same column in a new table is met as at first.
+	pg.Exec(testbed.Owner, `ALTER TABLE item DROP a`, `UPDATE item SET n = 3.5`)
+	b.caughtUp(r)
+	r.drain(t)
+	r = b.start()
+	r.first(t)
+	if !ask[bool](b, binary) {
+		t.Error("no column needs text mode any more, and it stays")
+	}
+	pg.Exec(testbed.Owner, `ALTER TABLE item ADD r regclass`, `UPDATE item SET r = 'item'`)
+	b.caughtUp(r)
+	if got := b.read("item", 4)[3].at("after", "r"); got != "public.item" {
+		t.Errorf("r is %v", got)
+	}
+	r.drain(t)
+	b.adjust = func(c *Config) {
+		options := c.SchemaOptions
+		c.SchemaOptions = func(s, table, db, systemID string) schema.Options {
+			o := options(s, table, db, systemID)
+			o.ExcludeColumns = []string{"public.item.r"}
+			return o
+		}
+	}
+	r = b.start()
+	r.first(t)
+	if !ask[bool](b, binary) {
+		t.Error("the column is excluded, and text mode stays")
+	}
 	r.drain(t)
 }
 

@@ -108,7 +108,14 @@ func (s *session) run(parent context.Context) (err error) {
 		return &NothingToDrainError{Name: s.cfg.Name, Topic: s.cfg.Checkpoint.Name}
 	}
 	if s.saved.TextMode() && !s.textMode {
-		s.textMode, s.source.TextMode = true, true
+		columns, err := s.textColumns(ctx)
+		if err != nil {
+			return err
+		}
+		if len(columns) > 0 {
+			s.log.Info("the stream is read in text mode, which costs speed", "columns", columns)
+			s.textMode, s.source.TextMode = true, true
+		}
 	}
 
 	s.health.step(stepSource)

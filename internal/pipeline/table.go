@@ -24,7 +24,7 @@ import (
 )
 
 // errTextMode ends a session whose stream brings a type that can only be read as text: the next one asks for text.
-var errTextMode = errors.New("a captured column can only be read as text: the stream starts again in text mode")
+var errTextMode = errors.New("the stream starts again in text mode")
 
 // errRegistryStalled is the reason of a stallError when the registry is the server that does not answer.
 var errRegistryStalled = errors.New("the schema registry gave no usable answer within stall_limit")
@@ -243,7 +243,7 @@ func (l *loop) in(ctx context.Context, spec sink.TopicSpec, rel *decode.Relation
 		return nil, err
 	}
 	if st.NeedsText && !l.textMode {
-		return nil, errTextMode
+		return nil, fmt.Errorf("only as text can be read: column %s: %w", strings.Join(st.TextColumns, ", "), errTextMode)
 	}
 	rec := relationRecord{
 		Relation: rel, Descriptor: desc, Told: saved != nil && (saved.Facts || saved.Told), Topic: topic, ValueHash: fingerprint(st.Value),
@@ -360,6 +360,37 @@ func (l *loop) facts(m *decode.Message) error {
 func decodeRelation(r *checkpoint.Relation) (*relationRecord, error) {
 	rec := new(relationRecord)
 	return rec, json.Unmarshal(r.Payload, rec)
+}
+
+// textColumns are those columns of captured tables, as they were last published, that can only be read as text. Where there is
+// none any more the stream is binary again, and a row from before that is met all the same starts it as text once more.
+func (s *session) textColumns(ctx context.Context) ([]string, error) {
+	tables, err := s.captured(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, t := range tables {
+		versions := s.saved.Relations[t.OID]
+		if len(versions) == 0 {
+			continue
+		}
+		rec, err := decodeRelation(versions[len(versions)-1])
+		if err != nil {
+			return nil, fmt.Errorf("read the saved version of table %s.%s: %w", t.Schema, t.Name, err)
+		}
+		if rec.Relation == nil {
+			continue
+		}
+		st, err := schema.Derive(rec.Relation, rec.Descriptor, rec.Topic, s.schemaOptions(rec.Relation))
+		if err != nil {
+			continue // the table's next row says so
+		}
+		for _, c := range st.TextColumns {
+			out = append(out, rec.Relation.String()+"."+c)
+		}
+	}
+	return out, nil
 }
 
 // saveRelation puts the version into the checkpoint topic in the transaction of its first use.
