@@ -76,12 +76,11 @@ func (p *Producer) EnsureTopic(ctx context.Context, spec TopicSpec) (TopicInfo, 
 }
 
 func (p *Producer) ensureTopic(ctx context.Context, spec TopicSpec, created *bool) (TopicInfo, error) {
-	ms, err := p.client.Metadata(ctx, spec.Name)
+	info, exists, err := DescribeTopic(ctx, p.client, spec.Name)
 	if err != nil {
 		return TopicInfo{}, err
 	}
-	m := ms[0]
-	if kafka.IsCode(m.Err, kafkago.UnknownTopicOrPartition) && !*created {
+	if !exists && !*created {
 		if spec.MustExist {
 			return TopicInfo{}, &TopicMismatchError{Topic: spec.Name, Setting: "existence", Want: "an existing topic", Have: "none",
 				Remedy: "create it, or allow walferry to create topics"}
@@ -102,29 +101,42 @@ func (p *Producer) ensureTopic(ctx context.Context, spec TopicSpec, created *boo
 		default:
 			return TopicInfo{}, err
 		}
+	}
+	if !exists {
 		// The broker that is asked next may not have heard of it yet.
 		return TopicInfo{}, fmt.Errorf("topic %s was just created: %w", spec.Name, kafkago.UnknownTopicOrPartition)
 	}
-	if m.Err != nil {
-		return TopicInfo{}, fmt.Errorf("topic %s: %w", spec.Name, m.Err)
+	info.Created = *created
+	return info, spec.Check(info)
+}
+
+// DescribeTopic looks at a topic; exists is false where there is none.
+func DescribeTopic(ctx context.Context, client *kafka.Client, topic string) (info TopicInfo, exists bool, err error) {
+	ms, err := client.Metadata(ctx, topic)
+	if err != nil {
+		return TopicInfo{}, false, err
 	}
-	info := TopicInfo{Name: spec.Name, Created: *created, Partitions: len(m.Partitions)}
+	m := ms[0]
+	if kafka.IsCode(m.Err, kafkago.UnknownTopicOrPartition) {
+		return TopicInfo{}, false, nil
+	}
+	if m.Err != nil {
+		return TopicInfo{}, false, fmt.Errorf("topic %s: %w", topic, m.Err)
+	}
+	info = TopicInfo{Name: topic, Partitions: len(m.Partitions)}
 	for i, q := range m.Partitions {
 		if q.Leader < 0 {
-			return TopicInfo{}, fmt.Errorf("topic %s partition %d: %w", spec.Name, i, kafkago.LeaderNotAvailable)
+			return TopicInfo{}, true, fmt.Errorf("topic %s partition %d: %w", topic, i, kafkago.LeaderNotAvailable)
 		}
 		if i == 0 || len(q.Replicas) < info.ReplicationFactor {
 			info.ReplicationFactor = len(q.Replicas)
 		}
 	}
-	settings, err := p.client.TopicConfigs(ctx, spec.Name)
+	settings, err := client.TopicConfigs(ctx, topic)
 	if err != nil {
-		return TopicInfo{}, err
+		return TopicInfo{}, true, err
 	}
-	if err := info.read(settings); err != nil {
-		return TopicInfo{}, err
-	}
-	return info, spec.check(info)
+	return info, true, info.read(settings)
 }
 
 // read fills in the settings; one that the broker does not send has Kafka's default.
@@ -165,8 +177,8 @@ func (info *TopicInfo) read(settings map[string]string) error {
 	return nil
 }
 
-// check compares a topic with what is wanted.
-func (s *TopicSpec) check(info TopicInfo) error {
+// Check compares a topic with what is wanted. Its error is a *TopicMismatchError.
+func (s *TopicSpec) Check(info TopicInfo) error {
 	mismatch := func(setting, want, have, remedy string) error {
 		return &TopicMismatchError{Topic: s.Name, Setting: setting, Want: want, Have: have, Remedy: remedy}
 	}

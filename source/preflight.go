@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -249,6 +250,41 @@ func (c *Catalog) preflightTables(ctx context.Context, add adder, failed func(st
 				"large values of %s in table %s are not sent when an update leaves them alone: schema.toast says what events hold then", strings.Join(toasted, ", "), name)
 		}
 	}
+}
+
+// PreflightRead looks for what ReadRows would meet when it reads these columns of a table: a role without the right to, and rows
+// that row security hides from it. Columns that are not published are left out.
+func (c *Catalog) PreflightRead(ctx context.Context, t *Table, columns []string) ([]Finding, error) {
+	columns = slices.DeleteFunc(slices.Clone(columns), func(col string) bool { return c.sel.excludes(t.Schema, t.Name, col) })
+	if len(columns) == 0 {
+		return nil, nil
+	}
+	var may, hidden bool
+	err := c.on(ctx, &c.ask, "look at privileges", func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT has_schema_privilege(c.relnamespace, 'USAGE') AND NOT EXISTS (SELECT FROM unnest($2::text[]) col WHERE NOT has_column_privilege(c.oid, col, 'SELECT')),
+			row_security_active(c.oid) AND NOT coalesce((SELECT bool_or(p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) = 'true') AND bool_and(p.polpermissive)
+				FROM pg_policy p WHERE p.polrelid = c.oid AND p.polcmd IN ('r', '*')
+				AND EXISTS (SELECT FROM unnest(p.polroles) r WHERE r = 0 OR pg_has_role(r, 'usage'))), false)
+			FROM pg_class c WHERE c.oid = $1`, t.OID, slices.Concat(t.IdentityColumns, columns)).Scan(&may, &hidden)
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil // dropped meanwhile
+	}
+	if err != nil {
+		return nil, err
+	}
+	role, name := quoteIdent(c.user), t.quoted()
+	switch {
+	case !may:
+		return []Finding{{ID: "refetch", Severity: Fail,
+			Text:   fmt.Sprintf("role %s may not read table %s, which toast: refetch needs for %s: the stream would stop at the first update that leaves a large value alone", role, name, strings.Join(columns, ", ")),
+			Remedy: fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s; GRANT SELECT ON %s TO %s;", quoteIdent(t.Schema), role, name, role)}}, nil
+	case hidden: // unless a policy lets the role see all
+		return []Finding{{ID: "refetch", Severity: Warn,
+			Text:   fmt.Sprintf("row security can hide rows of table %s from role %s: toast: refetch cannot read large values of these, which stay marked", name, role),
+			Remedy: fmt.Sprintf("CREATE POLICY walferry ON %s FOR SELECT TO %s USING (true);", name, role)}}, nil
+	}
+	return nil, nil
 }
 
 // A Column names one.

@@ -361,6 +361,12 @@ func (b *bench) doctor(addr, topic string, original *checkpoint.Checkpoint, x ba
 			b.t.Fatal(err)
 		}
 	}
+	b.record(addr, topic, checkpoint.Key, value)
+}
+
+// record commits one record.
+func (b *bench) record(addr, topic, key string, value []byte) {
+	b.t.Helper()
 	p, err := sink.New(b.client(addr), sink.Config{TransactionalID: "doctor"})
 	if err != nil {
 		b.t.Fatal(err)
@@ -369,7 +375,7 @@ func (b *bench) doctor(addr, topic string, original *checkpoint.Checkpoint, x ba
 		b.t.Fatal(err)
 	}
 	batch := p.NewBatch()
-	if err := batch.Append(topic, 0, time.Now(), []byte(checkpoint.Key), value, nil); err != nil {
+	if err := batch.Append(topic, 0, time.Now(), []byte(key), value, nil); err != nil {
 		b.t.Fatal(err)
 	}
 	if _, err := p.Publish(b.t.Context(), batch); err != nil {

@@ -124,6 +124,9 @@ func checkPostgres(ctx context.Context, c *config.Config) (out []finding, tables
 			return !slices.ContainsFunc(tables, func(p source.Table) bool { return p.OID == t.OID })
 		})
 	}
+	for i := range tables {
+		checkRefetch(ctx, f, c, cat, &tables[i])
+	}
 	odd, err := cat.OddTimes(ctx, tables)
 	if err != nil {
 		f.add("times", source.Fail, err.Error(), hint(err))
@@ -148,6 +151,24 @@ func checkNames(f *findings, c *config.Config, tables []source.Table) {
 		if err != nil {
 			f.add("schema", source.Fail, err.Error(), hint(err))
 		}
+	}
+}
+
+// checkRefetch says what reading large values again by key would lack.
+func checkRefetch(ctx context.Context, f *findings, c *config.Config, cat *source.Catalog, t *source.Table) {
+	o := c.SchemaOptions(t.Schema, t.Name, "", "", "")
+	var columns []string
+	for _, column := range t.Toasted {
+		if cmp.Or(o.Columns[column].Toast, o.Toast) == schema.ToastRefetch {
+			columns = append(columns, column)
+		}
+	}
+	list, err := cat.PreflightRead(ctx, t, columns)
+	if err != nil {
+		f.add("refetch", source.Fail, err.Error(), hint(err))
+	}
+	for _, x := range list {
+		f.add(x.ID, x.Severity, x.Text, x.Remedy)
 	}
 }
 
@@ -296,37 +317,40 @@ func checkInternalTopic(ctx context.Context, f *findings, client *kafka.Client, 
 // checkTopic compares a topic with what it should be, and returns the cleanup policy that it has or will have: "" where the topic
 // has to be mended first. partitions is the remedy for another number of partitions, which it is given.
 func checkTopic(ctx context.Context, f *findings, client *kafka.Client, spec sink.TopicSpec, id string, partitions func(have int) string) string {
-	n, exists, err := client.Partitions(ctx, spec.Name)
+	info, exists, err := sink.DescribeTopic(ctx, client, spec.Name)
+	var mismatch *sink.TopicMismatchError
 	switch {
 	case err != nil:
 		f.add(id, source.Fail, err.Error(), "allow Describe, DescribeConfigs, Create and Write on the topic "+spec.Name)
 		return ""
 	case !exists && spec.MustExist:
 		f.add(id, source.Fail, "topic "+spec.Name+" does not exist and kafka.topic.create is false", fmt.Sprintf("kafka-topics.sh --create --topic %s --partitions %d", spec.Name, spec.Partitions))
+		return spec.CleanupPolicy
 	case !exists:
 		f.add(id, source.OK, "topic "+spec.Name+" does not exist yet and will be created", "")
-	case n != spec.Partitions:
-		f.add(id, source.Fail, fmt.Sprintf("topic %s has %d partitions, the configuration says %d", spec.Name, n, spec.Partitions), partitions(n))
-	default:
-		settings, err := client.TopicConfigs(ctx, spec.Name)
-		if err != nil {
-			f.add(id, source.Fail, err.Error(), "allow DescribeConfigs on the topic "+spec.Name)
-			return ""
-		}
-		policy := settings["cleanup.policy"]
-		if !samePolicy(policy, spec.CleanupPolicy) {
-			f.add(id, source.Fail, fmt.Sprintf("topic %s has cleanup.policy %s, the configuration says %s", spec.Name, policy, spec.CleanupPolicy),
-				"kafka-configs.sh --alter --topic "+spec.Name+" --add-config cleanup.policy=["+spec.CleanupPolicy+"], or set kafka.topic.cleanup_policy")
-			return ""
-		}
-		if ms, err := strconv.ParseInt(settings["retention.ms"], 10, 64); err == nil && ms > 0 && time.Duration(ms)*time.Millisecond < shortRetention && strings.Contains(policy, "delete") {
-			f.add("retention", source.Warn, fmt.Sprintf("topic %s keeps records for %s; they carry the time of their commit, so what is published late is deleted sooner", spec.Name, time.Duration(ms)*time.Millisecond),
-				"raise retention.ms of the topic above the longest time that walferry or a consumer may be away")
-		}
-		f.add(id, source.OK, fmt.Sprintf("topic %s has %d partitions and cleanup.policy %s", spec.Name, n, policy), "")
-		return policy
+		return spec.CleanupPolicy
+	case info.Partitions != spec.Partitions:
+		f.add(id, source.Fail, fmt.Sprintf("topic %s has %d partitions, the configuration says %d", spec.Name, info.Partitions, spec.Partitions), partitions(info.Partitions))
+		return spec.CleanupPolicy
+	case !samePolicy(info.CleanupPolicy, spec.CleanupPolicy):
+		f.add(id, source.Fail, fmt.Sprintf("topic %s has cleanup.policy %s, the configuration says %s", spec.Name, info.CleanupPolicy, spec.CleanupPolicy),
+			"kafka-configs.sh --alter --topic "+spec.Name+" --add-config cleanup.policy=["+spec.CleanupPolicy+"], or set kafka.topic.cleanup_policy")
+		return ""
+	case errors.As(spec.Check(info), &mismatch): // what is left: replicas
+		f.add(id, source.Fail, fmt.Sprintf("topic %s has %s %s and needs %s", spec.Name, mismatch.Setting, mismatch.Have, mismatch.Want), mismatch.Remedy)
+		return info.CleanupPolicy
 	}
-	return spec.CleanupPolicy
+	if info.Retention > 0 && info.Retention < shortRetention && strings.Contains(info.CleanupPolicy, "delete") {
+		f.add("retention", source.Warn, fmt.Sprintf("topic %s keeps records for %s; they carry the time of their commit, so what is published late is deleted sooner", spec.Name, info.Retention),
+			"raise retention.ms of the topic above the longest time that walferry or a consumer may be away")
+	}
+	if want, err := strconv.Atoi(spec.Configs["max.message.bytes"]); err == nil && info.MaxMessageBytes < want {
+		f.add("topic_size", source.Warn, fmt.Sprintf("topic %s takes records of %d bytes at most, the configuration says %d for those that walferry creates", spec.Name, info.MaxMessageBytes, want),
+			fmt.Sprintf("kafka-configs.sh --alter --topic %s --add-config max.message.bytes=%d", spec.Name, want))
+	}
+	f.add(id, source.OK, fmt.Sprintf("topic %s has %d partitions, %d replicas, cleanup.policy %s and max.message.bytes %d",
+		spec.Name, info.Partitions, info.ReplicationFactor, info.CleanupPolicy, info.MaxMessageBytes), "")
+	return info.CleanupPolicy
 }
 
 func samePolicy(a, b string) bool {

@@ -2,12 +2,15 @@ package main
 
 import (
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
 	"walferry/checkpoint"
 	"walferry/decode"
 	"walferry/internal/config"
+	"walferry/internal/testbed"
 	"walferry/source"
 )
 
@@ -109,4 +112,75 @@ schema: {keys: {public.chosen: [a]}}
 			t.Errorf("%+v, want one of %s", x, want[i])
 		}
 	}
+}
+
+// TestCheckOnServers: the topic that a table has moved to is looked at as any other, and what toast: refetch and large values lack is
+// named with the SQL that ends it.
+func TestCheckOnServers(t *testing.T) {
+	pg := testbed.Postgres(t, "")
+	broker := testbed.Kafka(t)
+	pg.Exec(testbed.Owner, `CREATE TABLE orders (id int PRIMARY KEY, note text, other text)`, `CREATE TABLE hidden (id int PRIMARY KEY, note text)`,
+		`CREATE TABLE marked (id int PRIMARY KEY, note text)`, `ALTER TABLE hidden ENABLE ROW LEVEL SECURITY`,
+		`CREATE TABLE "a b" (id int PRIMARY KEY)`, `CREATE TABLE a_b (id int PRIMARY KEY)`,
+		`REVOKE SELECT ON orders, marked FROM `+testbed.Reader, `GRANT SELECT (id, other) ON orders TO `+testbed.Reader)
+	b := &bench{t: t, file: filepath.Join(t.TempDir(), "walferry.yml")}
+	const settings = `
+name: looks
+source: {dsn: %q, tables: ["public.*"], publication: {create: %t}}
+kafka: {brokers: [%q], topic: {partitions: 1, config: {max.message.bytes: "2000000"}}}
+schema:
+  tables: {public.orders: {toast: refetch}, public.hidden: {toast: refetch}}
+registry: {listen: "127.0.0.1:0"}
+admin: {listen: ""}
+`
+	b.configure(settings, pg.DSN(testbed.Reader), true, broker.Addr)
+	// Before there is a publication.
+	b.has(failure(t, b.walferry(exitCheck, "", "check"), "kafka", "topic_shared"), `"public"."a b"`, `"public"."a_b"`, "topic looks.public.a_b", "schema.tables")
+
+	pg.Exec(testbed.Owner, `CREATE PUBLICATION walferry_looks FOR TABLE orders, hidden, marked WITH (publish_via_partition_root = true)`)
+	b.configure(settings, pg.DSN(testbed.Reader), false, broker.Addr)
+	client := b.client(broker.Addr)
+	create := func(topic string, partitions int, settings map[string]string) {
+		t.Helper()
+		if err := client.CreateTopic(t.Context(), topic, partitions, 1, settings); err != nil {
+			t.Fatal(err)
+		}
+	}
+	create("looks.public.orders", 1, nil)
+	create("looks.public.orders.v3", 3, nil)
+	create("looks.public.hidden.v2", 1, map[string]string{"cleanup.policy": "compact"})
+	create("looks.public.marked.v2", 1, map[string]string{"max.message.bytes": "1000000"})
+	create("_walferry.looks", 1, map[string]string{"cleanup.policy": "compact"})
+	for table, number := range map[string]int{"orders": 3, "hidden": 2, "marked": 2} {
+		topic := "looks.public." + table
+		value, err := checkpoint.AppendMoved(nil, &checkpoint.Moved{Topic: topic, Moves: []checkpoint.Move{{Start: checkpoint.Position{Commit: 1}, Number: number}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.record(broker.Addr, "_walferry.looks", checkpoint.MovedPrefix+topic, value)
+	}
+	text := b.walferry(exitCheck, "", "check")
+	b.has(text, "topic looks.public.orders.v3 has 3 partitions, the configuration says 1", "topic looks.public.hidden.v2 has cleanup.policy compact, the configuration says delete",
+		"topic looks.public.marked.v2 takes records of 1000000 bytes at most", "--add-config max.message.bytes=2000000", "row security can hide rows of table \"public\".\"hidden\"")
+	if strings.Contains(text, "topic looks.public.orders has") || strings.Contains(text, "topic_shared") {
+		t.Errorf("check looks at a topic that is of nobody, or at a table that is not published:\n%s", text)
+	}
+	denied := failure(t, text, "postgres", "refetch")
+	b.has(denied, `may not read table "public"."orders"`, "for note, other")
+	if strings.Contains(text, `may not read table "public"."marked"`) {
+		t.Errorf("marked needs no reading:\n%s", text)
+	}
+	b.has(text, `large values of note, other in table "public"."orders" are not sent`, `large values of note in table "public"."marked" are not sent`)
+
+	// What it says to run ends each.
+	for _, sql := range []string{`GRANT .+;`, `CREATE POLICY .+;`, `ALTER TABLE "public"."marked" .+;`} {
+		pg.Exec(testbed.Owner, regexp.MustCompile(sql).FindString(text))
+	}
+	text = b.walferry(exitCheck, "", "check")
+	for _, part := range []string{"postgres  refetch", `large values of note in table "public"."marked"`} {
+		if strings.Contains(text, part) {
+			t.Errorf("after the remedies check says %q:\n%s", part, text)
+		}
+	}
+	b.has(text, `large values of note, other in table "public"."orders" are not sent`)
 }
