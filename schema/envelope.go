@@ -10,23 +10,25 @@ import (
 
 // Names of the headers of records, in UTF-8 text. docs/events.md is checked against HeaderNames.
 const (
-	HeaderID          = "id"          // unique id of the record
-	HeaderIdentity    = "identity"    // replica identity of the table: default, index, full, nothing
-	HeaderSplit       = "split"       // part of a source transaction that was split over Kafka transactions
-	HeaderRefetched   = "refetched"   // fields that were not sent and hold the value of now, as a JSON array of strings
-	HeaderOp          = "op"          // row envelope: c, u, d, r, t
-	HeaderCommitLSN   = "commit_lsn"  // row envelope: X/X
-	HeaderOrdinal     = "ordinal"     // row envelope: number of the row in its transaction
-	HeaderXID         = "xid"         // row envelope: transaction id
-	HeaderTSMicros    = "ts_us"       // row envelope: commit time, microseconds since 1970 UTC
-	HeaderSchema      = "schema"      // row envelope: the table's schema
-	HeaderTable       = "table"       // row envelope: the table's name
-	HeaderUnavailable = "unavailable" // row envelope: fields that were not sent, as a JSON array of strings
+	HeaderID          = "id"                // unique id of the record
+	HeaderIdentity    = "identity"          // replica identity of the table: default, index, full, nothing
+	HeaderSplit       = "split"             // part of a source transaction that was split over Kafka transactions
+	HeaderRefetched   = "refetched"         // fields that were not sent and hold the value of now, as a JSON array of strings
+	HeaderNewKey      = "__debezium.newkey" // on the delete of a changed key: the new one, as a record's key
+	HeaderOldKey      = "__debezium.oldkey" // on the create after it: the old one
+	HeaderOp          = "op"                // row envelope: c, u, d, r, t
+	HeaderCommitLSN   = "commit_lsn"        // row envelope: X/X
+	HeaderOrdinal     = "ordinal"           // row envelope: number of the row in its transaction
+	HeaderXID         = "xid"               // row envelope: transaction id
+	HeaderTSMicros    = "ts_us"             // row envelope: commit time, microseconds since 1970 UTC
+	HeaderSchema      = "schema"            // row envelope: the table's schema
+	HeaderTable       = "table"             // row envelope: the table's name
+	HeaderUnavailable = "unavailable"       // row envelope: fields that were not sent, as a JSON array of strings
 )
 
 // HeaderNames are all headers.
 var HeaderNames = []string{
-	HeaderID, HeaderIdentity, HeaderSplit, HeaderRefetched, HeaderOp, HeaderCommitLSN, HeaderOrdinal, HeaderXID, HeaderTSMicros,
+	HeaderID, HeaderIdentity, HeaderSplit, HeaderRefetched, HeaderNewKey, HeaderOldKey, HeaderOp, HeaderCommitLSN, HeaderOrdinal, HeaderXID, HeaderTSMicros,
 	HeaderSchema, HeaderTable, HeaderUnavailable,
 }
 

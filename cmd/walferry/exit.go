@@ -45,7 +45,7 @@ const exitHelp = `Exit codes:
   6    the checkpoint and the database do not belong together; see walferry recover
   7    another instance holds the slot or has taken the transactional id
   8    a value, a record or a schema cannot be published; the stream stands before it
-  9    walferry check found something to mend
+  9    a check found something to mend
   130  interrupted`
 
 // A codedError is an error whose place decides the exit code: where cmd calls a

@@ -215,7 +215,7 @@ func (b *builder) move(t *table, c *decode.Change, drop bool) error {
 	if drop {
 		return nil
 	}
-	return b.record(t, c, 'c', false, 2, &sink.Header{Key: "__debezium.oldkey", Value: b.oldKey})
+	return b.record(t, c, 'c', false, 2, &sink.Header{Key: schema.HeaderOldKey, Value: b.oldKey})
 }
 
 // remove appends a delete and its tombstone. newKey is set where the row lives on under another key.
@@ -226,7 +226,7 @@ func (b *builder) remove(t *table, c *decode.Change, drop bool, newKey []byte) e
 	}
 	var link *sink.Header
 	if newKey != nil {
-		link = &sink.Header{Key: "__debezium.newkey", Value: newKey}
+		link = &sink.Header{Key: schema.HeaderNewKey, Value: newKey}
 	}
 	if b.envelope == schema.EnvelopeRow {
 		// The tombstone is the delete; a keyless table has none and its delete is a record without a value.
