@@ -32,6 +32,7 @@ type Rehearsal struct {
 	Refused map[int]string
 	// DDLTrigger says whether the event trigger is there and enabled afterwards.
 	DDLTrigger bool
+	System     System // that it was tried on
 }
 
 // RehearsalError is a statement of a migration that failed. Nothing is left of those before it, unless they were kept.
@@ -40,7 +41,9 @@ type RehearsalError struct {
 	Kept bool
 	// Offset is where in the statement the server saw the error, in characters from 0; -1 where it does not say.
 	Offset int
-	Err    error
+	// Refused is what Rehearsal.Refused would be.
+	Refused map[int]string
+	Err     error
 }
 
 func (e *RehearsalError) Error() string { return withDetail(e.Err) }
@@ -96,7 +99,7 @@ func (c *Catalog) Rehearse(ctx context.Context, steps []Step, opt RehearseOption
 	if opt.StatementTimeout <= 0 {
 		opt.StatementTimeout = 30 * time.Second
 	}
-	r := &Rehearsal{Refused: map[int]string{}}
+	r := &Rehearsal{Refused: map[int]string{}, System: c.sys}
 	err := c.visit(ctx, "try the migration", func(conn *pgx.Conn) error {
 		if err := pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
 			r.Before, err = c.readShape(ctx, tx, opt)
@@ -114,6 +117,9 @@ func (c *Catalog) Rehearse(ctx context.Context, steps []Step, opt RehearseOption
 		err = c.once(ctx, "read what the migration has made", func(conn *pgx.Conn) error {
 			return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error { return c.finish(ctx, tx, opt, r) })
 		})
+	}
+	if e, ok := errors.AsType[*RehearsalError](err); ok {
+		e.Refused = r.Refused
 	}
 	if err != nil {
 		return nil, err

@@ -19,8 +19,12 @@ type Captured struct {
 	Addable    bool
 	Relation   *decode.Relation
 	Descriptor *decode.Descriptor
-	// Numbers are the columns' numbers in the catalog (attnum), by the places of Relation.Columns: a column that is renamed keeps its own.
+	// Numbers are the columns' numbers in the catalog (attnum) and Types their types as SQL writes them, by the places of
+	// Relation.Columns. A column that is renamed keeps its number.
 	Numbers []int16
+	Types   []string
+	// Everything names all columns by number, those that are not published too.
+	Everything map[int16]string
 	// Filled says that it has rows, as far as our role may see them. Asked by Rehearse, of tables that are new in its Shape After.
 	Filled bool
 }
@@ -137,20 +141,22 @@ func (c *Catalog) captured(t Table, want []*candidate, now published, published 
 
 // describe fills in how the stream describes the table (logicalrep_write_rel in proto.c), and what the catalog adds.
 func describe(ctx context.Context, q pgx.Tx, t *Captured) error {
-	rows, err := q.Query(ctx, `SELECT attname::text, attnum, atttypid, atttypmod FROM pg_attribute
+	rows, err := q.Query(ctx, `SELECT attname::text, attnum, atttypid, atttypmod, format_type(atttypid, atttypmod) FROM pg_attribute
 		WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum`, t.OID)
 	if err != nil {
 		return err
 	}
 	t.Relation = &decode.Relation{ID: t.OID, Schema: t.Schema, Name: t.Name, Identity: t.Identity}
-	t.Numbers = nil
+	t.Everything = map[int16]string{}
 	var col decode.Column
 	var number int16
-	if _, err := pgx.ForEachRow(rows, []any{&col.Name, &number, &col.Type, &col.Mod}, func() error {
+	var typ string
+	if _, err := pgx.ForEachRow(rows, []any{&col.Name, &number, &col.Type, &col.Mod, &typ}, func() error {
+		t.Everything[number] = col.Name
 		if slices.Contains(t.Columns, col.Name) {
 			col.Key = t.Identity == decode.IdentityFull || slices.Contains(t.IdentityColumns, col.Name)
 			t.Relation.Columns = append(t.Relation.Columns, col)
-			t.Numbers = append(t.Numbers, number)
+			t.Numbers, t.Types = append(t.Numbers, number), append(t.Types, typ)
 		}
 		return nil
 	}); err != nil {

@@ -8,6 +8,7 @@ import (
 func schemaCommands() []func(*program) *cobra.Command {
 	return []func(*program) *cobra.Command{
 		newSchemaListCommand, newSchemaVersionsCommand, newSchemaShowCommand, newSchemaDiffCommand, newSchemaCheckCommand,
+		newSchemaPlanCommand,
 	}
 }
 
