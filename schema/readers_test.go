@@ -23,6 +23,7 @@ var edges = []struct {
 	text string
 }{
 	{"int8, 2^53 + 1", 20, -1, ColumnOptions{}, "9007199254740993"},
+	{"oid, 4294967295", 26, -1, ColumnOptions{}, "4294967295"},
 	{"float8, -0", 701, -1, ColumnOptions{}, "-0"},
 	{"float8, NaN", 701, -1, ColumnOptions{}, "NaN"},
 	{"float8, infinity", 701, -1, ColumnOptions{}, "Infinity"},
@@ -31,6 +32,8 @@ var edges = []struct {
 	{"numeric(38,17), 21 digits before the point", oidNumeric, (38<<16 | 17) + 4, ColumnOptions{}, "123456789012345678901.12345678901234567"},
 	{"numeric(3,-2), 99900", oidNumeric, (3<<16 | 0x7fe) + 4, ColumnOptions{}, "99900"},
 	{"numeric, 1.50 as variable-scale", oidNumeric, -1, ColumnOptions{Unconstrained: NumericScale}, "1.50"},
+	{"numeric, 1.50 as double", oidNumeric, -1, ColumnOptions{Unconstrained: NumericDouble}, "1.50"},
+	{"money, -$0.01", oidMoney, -1, ColumnOptions{}, "-$0.01"},
 	{"uuid", 2950, -1, ColumnOptions{}, "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"},
 	{"bytea, \\x00ff", 17, -1, ColumnOptions{}, `\x00ff`},
 	{"date, 2024-02-29", oidDate, -1, ColumnOptions{}, "2024-02-29"},
@@ -43,6 +46,8 @@ var edges = []struct {
 	{"time, 24:00:00, connect", oidTime, -1, ColumnOptions{Time: TimeConnect}, "24:00:00"},
 	{"timestamp, 2024-02-29 12:34:56.789012", oidTimestamp, -1, ColumnOptions{}, "2024-02-29 12:34:56.789012"},
 	{"timestamp, 4714-11-24 00:00:00 BC", oidTimestamp, -1, ColumnOptions{}, "4714-11-24 00:00:00 BC"},
+	{"timestamp, 10000-01-01", oidTimestamp, -1, ColumnOptions{}, "10000-01-01 00:00:00"},
+	{"timestamp, 10000-01-01, connect", oidTimestamp, -1, ColumnOptions{Time: TimeConnect}, "10000-01-01 00:00:00"},
 	{"timestamp, infinity", oidTimestamp, -1, ColumnOptions{}, "infinity"},
 	{"timestamptz, 2024-02-29 12:34:56.789012+00", oidTimestampTZ, -1, ColumnOptions{}, "2024-02-29 12:34:56.789012+00"},
 	{"timestamptz, 10000-01-01", oidTimestampTZ, -1, ColumnOptions{}, "10000-01-01 00:00:00+00"},
@@ -56,6 +61,9 @@ var edges = []struct {
 	{"int4[], {1,NULL}", 1007, -1, ColumnOptions{}, "{1,NULL}"},
 	{"composite, (1,)", 20005, -1, ColumnOptions{}, "(1,)"},
 	{"int4range, [1,) as a record", 3904, -1, ColumnOptions{Range: RangeRecord}, "[1,)"},
+	{"int4multirange, {[1,2)} as records", 4451, -1, ColumnOptions{Range: RangeRecord}, "{[1,2)}"},
+	{"vector, [1,0.1]", 20015, -1, ColumnOptions{}, "[1,0.1]"},
+	{"sparsevec, {2:0.5}/3", 20017, -1, ColumnOptions{}, "{2:0.5}/3"},
 	{"hstore, a null", 20010, -1, ColumnOptions{}, `"a"=>NULL`},
 }
 
