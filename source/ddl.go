@@ -45,19 +45,19 @@ BEGIN
 		), types(oid) AS (
 			SELECT objid FROM commands WHERE classid = 'pg_type'::regclass
 			UNION SELECT c.reltype FROM commands JOIN pg_class c ON c.oid = objid WHERE classid = 'pg_class'::regclass AND c.reltype <> 0
-			UNION
-			SELECT t.oid FROM types u JOIN pg_type t ON t.typbasetype = u.oid
-				OR t.typelem = u.oid AND t.typsubscript = 'array_subscript_handler'::regproc
-				OR EXISTS (SELECT FROM pg_range r WHERE r.rngsubtype = u.oid AND r.rngtypid = t.oid
-					OR r.rngtypid = u.oid AND r.rngmultitypid = t.oid)
-				OR EXISTS (SELECT FROM pg_attribute a WHERE a.atttypid = u.oid AND a.attrelid = t.typrelid AND t.typtype = 'c'
-					AND a.attnum > 0 AND NOT a.attisdropped)
+			-- Arrays, domains, ranges and multiranges depend on the types that they are of, and columns on theirs: those of tables
+			-- and attributes of composites. Dependencies have an index, unlike the columns of pg_type and pg_attribute.
+			UNION SELECT CASE d.classid WHEN 'pg_type'::regclass THEN d.objid ELSE c.reltype END
+			FROM types u JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = u.oid
+			LEFT JOIN pg_class c ON c.oid = d.objid AND d.classid = 'pg_class'::regclass
+			WHERE d.classid = 'pg_type'::regclass OR d.classid = 'pg_class'::regclass AND d.objsubid > 0 AND c.reltype <> 0
+		), touching(oid) AS (
+			SELECT objid FROM commands WHERE classid = 'pg_class'::regclass
+			UNION SELECT d.objid FROM types u JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = u.oid
+			WHERE d.classid = 'pg_class'::regclass AND d.objsubid > 0
 		)
-		SELECT c.oid, n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		SELECT c.oid, n.nspname, c.relname FROM touching t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\_%'
-		AND (c.oid IN (SELECT objid FROM commands WHERE classid = 'pg_class'::regclass)
-			OR EXISTS (SELECT FROM pg_attribute a JOIN types u ON u.oid = a.atttypid
-				WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped))
 	LOOP
 		EXECUTE $describe$` + describeTable + `$describe$ INTO descriptor USING touched.oid;
 		PERFORM pg_logical_emit_message(true, '` + DDLPrefix + `', jsonb_build_object('v', ` + fmt.Sprint(ddlVersion) + `,
