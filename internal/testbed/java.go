@@ -14,10 +14,11 @@ import (
 )
 
 // poms are the folders of testdata with libraries of Java programs.
-var poms = []string{"java", "flink"}
+var poms = []string{"java", "flink", "avro"}
 
 // JavaLibraries returns the class path of a Java program with the libraries of testdata/<pom>/pom.xml: "java" has Kafka's
-// consumer and Avro, "flink" the formats of Flink. The test is skipped, or with WALFERRY_TEST_KAFKA=apache fails, on a machine
+// consumer and Avro, "flink" the formats of Flink,
+// "avro" Avro as Confluent's registry has it. The test is skipped, or with WALFERRY_TEST_KAFKA=apache fails, on a machine
 // without Java and Maven.
 func JavaLibraries(t testing.TB, pom string) string {
 	t.Helper()

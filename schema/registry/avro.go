@@ -8,18 +8,23 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/linkedin/goavro/v2"
 )
 
 // Schema is a parsed Avro schema. It is immutable.
 type Schema struct {
-	root  *avroType
-	known []*avroType // types of the references it was parsed with; written by name only
-	text  string
+	root *avroType
+	// known are the roots of the references that it was parsed with: they are written by name only.
+	known []avroName
+	// defined are the named types in the order in which their definitions end, without those of references.
+	defined []*avroType
+	open    bool // a name is used before the end of its definition, here or in a reference
+	text    string
 }
 
-// avroType is one type of a schema. A named type that occurs again is the same pointer.
+// avroType is one type of a schema. A named type that occurs again is the same pointer, unless it is written out again.
 type avroType struct {
 	kind      avroKind
 	name      avroName   // record, enum, fixed
@@ -98,8 +103,8 @@ func (n avroName) in(space string) string {
 // ParseAvro reads an Avro schema as Confluent's registry does for a new one: names are checked, and every default
 // must fit its type. references are schemas whose named types may be used by name.
 //
-// The rules are the Avro specification's (1.12) in the reading of its Java implementation, because that is what
-// decides over a schema elsewhere. goavro must compile what is accepted, see [Schema.compile].
+// The rules are the Avro specification's (1.12) in the reading of its Java implementation 1.12.1, because that is what
+// decides over a schema elsewhere; an oracle in the tests holds us to it. goavro must compile what is accepted, see [Schema.compile].
 func ParseAvro(text string, references ...*Schema) (*Schema, error) {
 	s, err := parseAvro(text, true, references)
 	if err != nil {
@@ -111,7 +116,7 @@ func ParseAvro(text string, references ...*Schema) (*Schema, error) {
 	return s, nil
 }
 
-// parseStored reads a schema that somebody has accepted before: nothing is gained by refusing a default now.
+// parseStored reads a schema that somebody has accepted before: nothing is gained by refusing a default or a namespace now.
 func parseStored(text string, references []*Schema) (*Schema, error) {
 	return parseAvro(text, false, references)
 }
@@ -121,38 +126,35 @@ func parseStored(text string, references []*Schema) (*Schema, error) {
 func ParseStored(text string) (*Schema, error) { return parseStored(text, nil) }
 
 func parseAvro(text string, strict bool, references []*Schema) (*Schema, error) {
-	n, err := parseJSON(text)
+	n, err := parseJSON(withoutComments(text))
 	if err != nil {
 		return nil, err
 	}
-	p := avroParser{names: map[string]*avroType{}, strict: strict}
+	p := avroParser{names: map[string]*avroType{}, strict: strict, check: newDefaultCheck()}
 	s := &Schema{}
 	for _, r := range references {
-		r.named(func(t *avroType) {
+		for _, t := range r.defined {
 			if p.names[t.name.String()] == nil {
 				p.names[t.name.String()] = t
-				s.known = append(s.known, t)
+				p.order = append(p.order, t)
 			}
-		})
+		}
+		if r.root.kind.named() {
+			s.known = append(s.known, r.root.name)
+		}
+		p.open = p.open || r.open
 	}
-	p.references = s.known
+	defined := len(p.order)
 	if s.root, err = p.parse(n, ""); err != nil {
 		return nil, err
 	}
-	if s.root, err = p.resolve(s.root); err != nil {
+	if s.root, err = p.resolve(s.root, len(p.order) > defined); err != nil {
 		return nil, err
 	}
-	if strict {
-		// After the whole is read, since a default may belong to a type that is still open where it stands.
-		check := defaultCheck{}
-		for _, c := range p.defaults {
-			if !check.fits(c.field.typ, c.field.def) {
-				var b bytes.Buffer
-				c.field.def.appendTo(&b)
-				return nil, fmt.Errorf("invalid default for field %s of %s: %s is not a %s", c.field.name, c.record, clip(b.String(), 80), describe(c.field.typ))
-			}
-		}
+	if s.root.kind.named() {
+		s.root = p.names[s.root.name.String()] // a reference may have it, too
 	}
+	s.defined, s.open = p.order[defined:], p.open
 	s.text = s.render()
 	return s, nil
 }
@@ -160,9 +162,9 @@ func parseAvro(text string, strict bool, references []*Schema) (*Schema, error) 
 // render writes the canonical text.
 func (s *Schema) render() string {
 	var b bytes.Buffer
-	w := canonicalWriter{b: &b, names: map[string]*avroType{}}
-	for _, t := range s.known {
-		w.names[t.name.String()] = t
+	w := canonicalWriter{b: &b, names: map[avroName]bool{}}
+	for _, name := range s.known {
+		w.names[name] = true
 	}
 	w.write(s.root, "")
 	return b.String()
@@ -180,43 +182,14 @@ func (s *Schema) Name() string {
 	return ""
 }
 
-// named calls fn for each named type that s uses, once each, definitions of references included.
-func (s *Schema) named(fn func(*avroType)) {
-	seen := map[*avroType]bool{}
-	var walk func(*avroType)
-	walk = func(t *avroType) {
-		if t.kind.named() {
-			if seen[t] {
-				return
-			}
-			seen[t] = true
-			fn(t)
-		}
-		for _, f := range t.fields {
-			walk(f.typ)
-		}
-		if t.item != nil {
-			walk(t.item)
-		}
-		for _, b := range t.branches {
-			walk(b)
-		}
-	}
-	walk(s.root)
-}
-
+// avroParser reads in two steps, as Java does since 1.12.1: a type has its name only from the end of its definition on, and
+// what was used before is put in its place when the whole is read.
 type avroParser struct {
-	names    map[string]*avroType
-	defaults []pendingDefault
-	strict   bool
-	open     bool // a name was used before its definition
-	// references are the types that were there before.
-	references []*avroType
-}
-
-type pendingDefault struct {
-	record string
-	field  *avroField
+	names  map[string]*avroType
+	order  []*avroType // of names
+	strict bool
+	open   bool // a name was used before the end of its definition
+	check  *defaultCheck
 }
 
 func (p *avroParser) parse(n *node, space string) (*avroType, error) {
@@ -251,57 +224,117 @@ func (p *avroParser) lookup(name, space string) (*avroType, error) {
 	if t := p.names[name]; t != nil {
 		return t, nil
 	}
-	// Since 1.12 a name may be used before it is defined.
+	if !strings.Contains(name, ".") && space != "" {
+		name = space + "." + name
+	}
 	p.open = true
-	return &avroType{kind: unresolvedKind, name: avroName{space, name}}, nil
+	return &avroType{kind: unresolvedKind, name: avroName{"", name}}, nil
 }
 
-// resolve puts definitions in the place of names that were used before them.
-func (p *avroParser) resolve(root *avroType) (*avroType, error) {
+// resolve puts definitions in the place of names that were used before them, and looks at the defaults again, which may be of
+// these. It goes the way of Java's SchemaResolver.ResolvingVisitor, because Java refuses a default whose type it has met
+// and not yet left. news says that there are definitions besides those of references.
+func (p *avroParser) resolve(root *avroType, news bool) (*avroType, error) {
 	if !p.open {
 		return root, nil
 	}
-	seen := map[*avroType]bool{}
-	for _, t := range p.references {
-		seen[t] = true // complete, and perhaps in use elsewhere
+	p.check = newDefaultCheck()
+	r := linker{p: p, met: map[*avroType]bool{}, whole: map[*avroType]bool{}}
+	p.check.whole = r.whole
+	for _, t := range p.order {
+		if !news {
+			break
+		}
+		if _, err := r.visit(t, map[*avroType]bool{}); err != nil {
+			return nil, err
+		}
 	}
-	var walk func(*avroType) (*avroType, error)
-	walk = func(t *avroType) (_ *avroType, err error) {
-		if t.kind == unresolvedKind {
-			space, name := t.name.space, t.name.name
-			if t = p.names[space+"."+name]; t == nil || strings.Contains(name, ".") {
-				if t = p.names[name]; t == nil {
-					return nil, fmt.Errorf("undefined name: %q", clip(name, 80))
-				}
-			}
+	if root.kind.named() {
+		return root, nil
+	}
+	return r.visit(root, map[*avroType]bool{})
+}
+
+type linker struct {
+	p          *avroParser
+	met, whole map[*avroType]bool // records
+}
+
+// visit returns what stands for t. seen is what this walk has met; a name that leads to a type not yet met begins another.
+func (r *linker) visit(t *avroType, seen map[*avroType]bool) (*avroType, error) {
+	if t.kind == unresolvedKind {
+		d := r.p.names[t.name.name]
+		if d == nil {
+			return nil, fmt.Errorf("undefined name: %q", clip(t.name.name, 80))
 		}
-		if seen[t] {
-			return t, nil
+		if d.kind == recordKind && !r.met[d] {
+			return r.visit(d, map[*avroType]bool{})
 		}
-		seen[t] = true
-		for _, f := range t.fields {
-			if f.typ, err = walk(f.typ); err != nil {
-				return nil, err
-			}
-		}
-		if t.item != nil {
-			if t.item, err = walk(t.item); err != nil {
-				return nil, err
-			}
-		}
-		names := map[string]bool{}
-		for i, b := range t.branches {
-			if b, err = walk(b); err != nil {
-				return nil, err
-			}
-			if names[branchName(b)] {
-				return nil, fmt.Errorf("duplicate in union: %s", branchName(b))
-			}
-			names[branchName(b)], t.branches[i] = true, b
-		}
+		return d, nil
+	}
+	if seen[t] {
 		return t, nil
 	}
-	return walk(root)
+	seen[t] = true
+	if t.item != nil {
+		if err := r.put(&t.item, seen); err != nil {
+			return nil, err
+		}
+	}
+	for i := range slices.Backward(t.branches) {
+		if err := r.put(&t.branches[i], seen); err != nil {
+			return nil, err
+		}
+	}
+	names := map[string]bool{}
+	for _, b := range t.branches {
+		if names[branchName(b)] {
+			return nil, fmt.Errorf("duplicate in union: %s", branchName(b))
+		}
+		names[branchName(b)] = true
+	}
+	if t.kind != recordKind || r.whole[t] {
+		return t, nil
+	}
+	r.met[t] = true
+	for _, f := range t.fields {
+		if err := r.put(&f.typ, seen); err != nil {
+			return nil, err
+		}
+	}
+	if r.whole[t] { // from inside of it
+		return t, nil
+	}
+	for _, f := range t.fields {
+		if err := r.p.checkDefault(t, f); err != nil {
+			return nil, err
+		}
+	}
+	r.whole[t] = true
+	return t, nil
+}
+
+// put writes only what changes: a reference may be in use elsewhere, and is resolved.
+func (r *linker) put(at **avroType, seen map[*avroType]bool) error {
+	t, err := r.visit(*at, seen)
+	if err == nil && t != *at {
+		*at = t
+	}
+	return err
+}
+
+func (p *avroParser) checkDefault(record *avroType, f *avroField) error {
+	if !p.strict || f.def == nil {
+		return nil
+	}
+	fits := p.check.fits(f.typ, f.def)
+	if p.check.open {
+		return fmt.Errorf("the default for field %s of %s needs a type that is not yet defined there: define it before", f.name, record.name)
+	}
+	if !fits {
+		return fmt.Errorf("invalid default for field %s of %s: %s is not a %s", f.name, record.name, clip(string(f.def.bytes()), 80), describe(f.typ))
+	}
+	return nil
 }
 
 func (p *avroParser) union(n *node, space string) (*avroType, error) {
@@ -361,7 +394,7 @@ func (p *avroParser) object(n *node, space string) (*avroType, error) {
 			return nil, err
 		}
 		t.props = properties(n, false)
-		return t, nil
+		return t, p.checkProps(t)
 	case "record", "error", "enum", "fixed":
 		return p.namedType(n, typ, space)
 	}
@@ -378,15 +411,11 @@ func (p *avroParser) namedType(n *node, typ, space string) (*avroType, error) {
 		space = ns
 	}
 	t.name = splitName(full, space)
-	if err := checkName(t.name); err != nil {
+	if err := p.checkName(t.name); err != nil {
 		return nil, err
 	}
 	if _, ok := primitive(t.name.String()); ok {
 		return nil, fmt.Errorf("schemas may not be named after primitives: %s", t.name)
-	}
-	earlier := p.names[t.name.String()]
-	if earlier != nil && (earlier.kind == recordKind || typ == "record" || typ == "error") {
-		return nil, fmt.Errorf("can't redefine: %s", t.name)
 	}
 	if doc, ok := n.str("doc"); ok {
 		t.doc = &doc
@@ -394,13 +423,12 @@ func (p *avroParser) namedType(n *node, typ, space string) (*avroType, error) {
 	switch typ {
 	case "record", "error":
 		t.kind, t.errorType = recordKind, typ == "error"
-		p.names[t.name.String()] = t // before the fields: they may refer to it
 		if err := p.fields(t, n.member("fields")); err != nil {
 			return nil, err
 		}
 	case "enum":
 		t.kind = enumKind
-		if err := enumSymbols(t, n); err != nil {
+		if err := p.symbols(t, n); err != nil {
 			return nil, err
 		}
 	case "fixed":
@@ -416,6 +444,11 @@ func (p *avroParser) namedType(n *node, typ, space string) (*avroType, error) {
 		t.size = int(v)
 	}
 	t.props = properties(n, t.kind == enumKind)
+	if t.kind == recordKind {
+		if err := p.checkProps(t); err != nil {
+			return nil, err
+		}
+	}
 	aliases, err := stringList(n.member("aliases"), "aliases")
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", t.name, err)
@@ -423,29 +456,51 @@ func (p *avroParser) namedType(n *node, typ, space string) (*avroType, error) {
 	seen := map[avroName]bool{}
 	for _, a := range aliases {
 		alias := splitName(a, t.name.space)
+		if p.strict && !p.validName(alias.name) {
+			return nil, fmt.Errorf("illegal alias of %s: %q", t.name, clip(a, 80))
+		}
 		if !seen[alias] {
 			t.aliases = append(t.aliases, alias)
 		}
 		seen[alias] = true
 	}
-	if earlier != nil {
-		// An enum or fixed may be written out again if nothing differs (Java since 1.12).
-		if !sameEnumOrFixed(earlier, t) {
-			return nil, fmt.Errorf("can't redefine: %s", t.name)
-		}
-		return earlier, nil
+	if earlier := p.names[t.name.String()]; earlier == nil {
+		p.names[t.name.String()] = t
+		p.order = append(p.order, t)
+	} else if !(sameness{}).types(earlier, t) {
+		return nil, fmt.Errorf("can't redefine: %s", t.name)
 	}
-	p.names[t.name.String()] = t
 	return t, nil
 }
 
-// sameEnumOrFixed leaves out docs and aliases, as Schema.equals does.
-func sameEnumOrFixed(a, b *avroType) bool {
+// sameness is Java's Schema.equals, by which a type may be written out again: it leaves out docs, aliases and the default of an
+// enum. It holds the pairs that are assumed to be the same while they are compared.
+type sameness map[[2]*avroType]bool
+
+func (s sameness) types(a, b *avroType) bool {
+	pair := [2]*avroType{a, b}
+	if a == b || s[pair] {
+		return true
+	}
+	if a.kind != b.kind || a.kind == unresolvedKind || a.name != b.name || a.size != b.size || !slices.Equal(a.symbols, b.symbols) || !sameProps(a.props, b.props) {
+		return false
+	}
+	s[pair] = true
+	same := (a.item == nil || s.types(a.item, b.item)) && slices.EqualFunc(a.branches, b.branches, s.types) &&
+		slices.EqualFunc(a.fields, b.fields, func(f, g *avroField) bool {
+			return f.name == g.name && f.order == g.order && sameNode(f.def, g.def) && sameProps(f.props, g.props) && s.types(f.typ, g.typ)
+		})
+	if !same {
+		delete(s, pair)
+	}
+	return same
+}
+
+func sameProps(a, b []prop) bool {
 	var x, y bytes.Buffer
-	writeProps(&x, sortedProps(a.props))
-	writeProps(&y, sortedProps(b.props))
-	sameDef := a.enumDef == nil && b.enumDef == nil || a.enumDef != nil && b.enumDef != nil && *a.enumDef == *b.enumDef
-	return a.kind == b.kind && a.size == b.size && sameDef && slices.Equal(a.symbols, b.symbols) && bytes.Equal(x.Bytes(), y.Bytes())
+	writeProps(&x, sortedProps(a))
+	writeProps(&y, sortedProps(b))
+	return bytes.Equal(x.Bytes(), y.Bytes())
 }
 
 func (p *avroParser) fields(t *avroType, list *node) error {
@@ -459,7 +514,7 @@ func (p *avroParser) fields(t *avroType, list *node) error {
 		if f.name, ok = n.str("name"); !ok {
 			return fmt.Errorf("a field of %s has no name", t.name)
 		}
-		if !validName(f.name) {
+		if !p.validName(f.name) {
 			return fmt.Errorf("illegal name of a field of %s: %q", t.name, clip(f.name, 80))
 		}
 		if seen[f.name] {
@@ -489,13 +544,15 @@ func (p *avroParser) fields(t *avroType, list *node) error {
 		if f.def = n.member("default"); f.def != nil {
 			if (f.typ.kind == floatKind || f.typ.kind == doubleKind) && f.def.kind == stringNode {
 				// Java takes "1.5" and "NaN" for a number here, and stores the number.
-				v, err := strconv.ParseFloat(strings.TrimSpace(f.def.text), 64)
-				if err != nil {
+				v, ok := parseJavaDouble(f.def.text)
+				if !ok {
 					return fmt.Errorf("invalid default for field %s of %s: %q is not a number", f.name, t.name, clip(f.def.text, 40))
 				}
 				f.def = &node{kind: numberNode, text: strconv.FormatFloat(v, 'E', -1, 64)}
 			}
-			p.defaults = append(p.defaults, pendingDefault{t.name.String(), f})
+			if err := p.checkDefault(t, f); err != nil {
+				return err
+			}
 		}
 		for i, k := range n.keys {
 			if !slices.Contains(fieldReserved, k) {
@@ -507,14 +564,14 @@ func (p *avroParser) fields(t *avroType, list *node) error {
 	return nil
 }
 
-func enumSymbols(t *avroType, n *node) error {
+func (p *avroParser) symbols(t *avroType, n *node) error {
 	var err error
 	if t.symbols, err = stringList(n.member("symbols"), "symbols"); err != nil || n.member("symbols") == nil {
 		return fmt.Errorf("enum %s has no symbols", t.name)
 	}
 	seen := map[string]bool{}
 	for _, s := range t.symbols {
-		if !validName(s) {
+		if !p.validName(s) {
 			return fmt.Errorf("illegal symbol of enum %s: %q", t.name, clip(s, 80))
 		}
 		if seen[s] {
@@ -548,6 +605,24 @@ func properties(n *node, enum bool) []prop {
 	return ps
 }
 
+// checkProps refuses what Java cannot copy: it makes records, arrays and maps anew when it has read all.
+func (p *avroParser) checkProps(t *avroType) error {
+	if !p.strict {
+		return nil
+	}
+	var tooLarge func(n *node) bool
+	tooLarge = func(n *node) bool {
+		_, err := strconv.ParseInt(n.text, 10, 64)
+		return n.isInteger() && err != nil || slices.ContainsFunc(n.list, tooLarge)
+	}
+	for _, prop := range t.props {
+		if tooLarge(prop.value) {
+			return fmt.Errorf("the property %q of %s has a whole number of more than 64 bits", clip(prop.key, 80), describe(t))
+		}
+	}
+	return nil
+}
+
 func stringList(n *node, what string) ([]string, error) {
 	if n == nil {
 		return nil, nil
@@ -576,26 +651,28 @@ func splitName(full, space string) avroName {
 	return avroName{space, full}
 }
 
-func checkName(n avroName) error {
-	if !validName(n.name) {
+func (p *avroParser) checkName(n avroName) error {
+	if !p.validName(n.name) {
 		return fmt.Errorf("illegal name: %q", clip(n.name, 80))
 	}
-	if n.space == "" {
+	if n.space == "" || !p.strict {
 		return nil
 	}
-	for _, part := range strings.Split(n.space, ".") {
-		if !validName(part) {
+	for part := range strings.SplitSeq(n.space, ".") {
+		if !p.validName(part) {
 			return fmt.Errorf("illegal namespace %q of %s", clip(n.space, 80), n.name)
 		}
 	}
 	return nil
 }
 
-func validName(s string) bool {
-	for i, c := range []byte(s) {
+// validName takes all letters, not only those of ASCII, in a schema that is there: so did Avro before 1.12.
+func (p *avroParser) validName(s string) bool {
+	for i, c := range s {
 		switch {
 		case c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_':
 		case c >= '0' && c <= '9' && i > 0:
+		case !p.strict && c <= 0xFFFF && (unicode.IsLetter(c) || i > 0 && unicode.IsDigit(c)):
 		default:
 			return false
 		}
@@ -605,27 +682,34 @@ func validName(s string) bool {
 
 // defaultCheck says whether JSON defaults fit types. A default of a union may fit any branch (Avro 1.12). Each pair is
 // looked at once: a schema can be made in which there are endlessly many ways to the same pair.
-type defaultCheck map[defaultPair]bool
+type defaultCheck struct {
+	done map[defaultPair]bool
+	// whole are the records whose fields are known, nil while reading: all that are not [unresolvedKind] are.
+	whole map[*avroType]bool
+	open  bool // a record was needed that is not among them
+}
 
 type defaultPair struct {
 	typ *avroType
 	def *node
 }
 
-func (c defaultCheck) fits(t *avroType, d *node) bool {
+func newDefaultCheck() *defaultCheck { return &defaultCheck{done: map[defaultPair]bool{}} }
+
+func (c *defaultCheck) fits(t *avroType, d *node) bool {
 	if !t.kind.named() && t.kind != unionKind {
 		return c.look(t, d)
 	}
 	pair := defaultPair{t, d}
-	if fits, ok := c[pair]; ok {
+	if fits, ok := c.done[pair]; ok {
 		return fits
 	}
-	c[pair] = false // while it is looked at: a default that needs itself has no end
-	c[pair] = c.look(t, d)
-	return c[pair]
+	c.done[pair] = false // while it is looked at: a default that needs itself has no end
+	c.done[pair] = c.look(t, d)
+	return c.done[pair]
 }
 
-func (c defaultCheck) look(t *avroType, d *node) bool {
+func (c *defaultCheck) look(t *avroType, d *node) bool {
 	switch t.kind {
 	case nullKind:
 		return d.kind == nullNode
@@ -647,9 +731,15 @@ func (c defaultCheck) look(t *avroType, d *node) bool {
 		return d.kind == objectNode && !slices.ContainsFunc(d.list, func(n *node) bool { return !c.fits(t.item, n) })
 	case unionKind:
 		return slices.ContainsFunc(t.branches, func(b *avroType) bool { return c.fits(b, d) })
+	case unresolvedKind: // is looked at again when it is known
+		return d.kind == objectNode
 	case recordKind:
 		if d.kind != objectNode {
 			return false
+		}
+		if c.whole != nil && !c.whole[t] {
+			c.open = true
+			return true
 		}
 		for _, f := range t.fields {
 			v := d.member(f.name)
@@ -694,7 +784,7 @@ func clip(s string, n int) string {
 // canonicalWriter writes Java's Schema.toString: a named type in full where it is met first, then by name.
 type canonicalWriter struct {
 	b     *bytes.Buffer
-	names map[string]*avroType
+	names map[avroName]bool
 }
 
 func (w *canonicalWriter) write(t *avroType, space string) {
@@ -735,11 +825,11 @@ func (w *canonicalWriter) write(t *avroType, space string) {
 
 func (w *canonicalWriter) writeNamed(t *avroType, space string) {
 	b := w.b
-	if w.names[t.name.String()] == t {
+	if w.names[t.name] {
 		appendString(b, t.name.in(space))
 		return
 	}
-	w.names[t.name.String()] = t
+	w.names[t.name] = true
 	b.WriteString(`{"type":"`)
 	if t.errorType {
 		b.WriteString("error")

@@ -100,11 +100,14 @@ func (i *Incompatibility) name() {
 //
 // The rules are those of the Avro specification, section "Schema Resolution", in the order and with the kinds and
 // paths of Java's SchemaCompatibility 1.12, so that the verdict is the same wherever it is asked for, its oddities
-// included: names are compared without their namespace, and Path of a pair of types that occurs more than once is that
-// of its first occurrence. Field is always right.
+// included: names are compared without their namespace, Path of a pair of types that occurs more than once is that
+// of its first occurrence, and an alias that makes a field ambiguous is the only finding. Field is always right.
 func Compare(reader, writer *Schema) []Incompatibility {
 	c := comparison{memo: map[[2]*avroType]compared{}, fieldsOf: map[*avroType]map[string]*avroField{}}
 	found := c.compare(reader.root, writer.root)
+	if c.clash != nil {
+		found = c.clash
+	}
 	for i := range found {
 		found[i].name()
 	}
@@ -120,6 +123,9 @@ type comparison struct {
 	memo map[[2]*avroType]compared
 	// fieldsOf indexes the writer's records.
 	fieldsOf map[*avroType]map[string]*avroField
+	// clash is an ambiguous alias, of which Java throws an exception: nothing else counts then, not even that another branch
+	// of a union would do.
+	clash []Incompatibility
 }
 
 // maxFindings bounds what one comparison finds, causes included. Without it the findings of a type count once for each
@@ -171,6 +177,9 @@ func (c *comparison) found(t IncompatibilityType, token, detail string) []Incomp
 }
 
 func (c *comparison) compare(reader, writer *avroType) []Incompatibility {
+	if c.clash != nil {
+		return nil
+	}
 	pair := [2]*avroType{reader, writer}
 	if m, ok := c.memo[pair]; ok {
 		again := slices.Clone(m.found)
@@ -227,23 +236,19 @@ func (c *comparison) resolve(reader, writer *avroType) (all []Incompatibility) {
 		all = join(all, c.at("fields", func() []Incompatibility { return c.fields(reader, writer) }))
 	case unionKind:
 		for i, b := range writer.branches {
-			all = join(all, c.at(strconv.Itoa(i), func() []Incompatibility { return c.unionReads(reader, b) }))
+			if found := c.apart(reader, b); len(found) > 0 {
+				all = join(all, c.at(strconv.Itoa(i), func() []Incompatibility { return c.lacking(b, found[0].Causes) }))
+			}
 		}
 	}
 	return all
 }
 
-// unionReads wants one branch that reads everything that writer's type can hold.
+// unionReads wants one branch that reads everything that writer's type, which is no union, can hold.
 func (c *comparison) unionReads(reader, writer *avroType) []Incompatibility {
-	if writer.kind == unionKind {
-		return c.compare(reader, writer)
-	}
-	path := c.path
-	defer func() { c.path = path }()
-	c.path = nil // as in Java; seen only where the same pair occurs again outside of the union
 	var causes []Incompatibility
 	for _, b := range reader.branches {
-		found := c.compare(b, writer)
+		found := c.apart(b, writer)
 		if len(found) == 0 {
 			return nil
 		}
@@ -251,14 +256,30 @@ func (c *comparison) unionReads(reader, writer *avroType) []Incompatibility {
 			causes = found
 		}
 	}
-	c.path = path
-	lacking := c.found(MissingUnionBranch, "", "reader union lacking writer type: "+strings.ToUpper(writer.kind.String()))
-	lacking[0].Causes = join(nil, causes)
-	return lacking
+	return c.lacking(writer, causes)
+}
+
+// apart compares as if the pair stood alone, as Java does with what is in a union: what it finds is seen only where the same
+// pair occurs again outside of a union.
+func (c *comparison) apart(reader, writer *avroType) []Incompatibility {
+	path := c.path
+	defer func() { c.path = path }()
+	c.path = nil
+	return c.compare(reader, writer)
+}
+
+func (c *comparison) lacking(writer *avroType, causes []Incompatibility) []Incompatibility {
+	found := c.found(MissingUnionBranch, "", "reader union lacking writer type: "+strings.ToUpper(writer.kind.String()))
+	found[0].Causes = join(nil, causes)
+	return found
 }
 
 func (c *comparison) names(reader, writer *avroType) []Incompatibility {
-	if reader.name.name == writer.name.name || slices.Contains(reader.aliases, writer.name) {
+	if reader.name.name == writer.name.name {
+		return nil
+	}
+	// Java calls an alias without a namespace of a type with one ".Alias", which is nobody's name.
+	if slices.Contains(reader.aliases, writer.name) && (writer.name.space != "" || reader.name.space == "") {
 		return nil
 	}
 	return c.found(NameMismatch, "name", "expected: "+writer.name.String())
@@ -297,7 +318,11 @@ func (c *comparison) fields(reader, writer *avroType) (all []Incompatibility) {
 			w, clash := writerField(written, f)
 			switch {
 			case clash:
-				return c.found(ambiguousAlias, "", fmt.Sprintf("Reader record field %s matches multiple fields in writer record schema %s", f.name, writer.name))
+				if c.clash == nil {
+					c.clash = c.found(ambiguousAlias, "", fmt.Sprintf("Reader record field %s type:%s pos:%d matches multiple fields in writer record schema %s",
+						f.name, strings.ToUpper(f.typ.kind.String()), i, writer.name))
+				}
+				return nil
 			case w != nil:
 				return c.at("type", func() []Incompatibility { return c.compare(f.typ, w.typ) })
 			case f.def != nil:
@@ -305,7 +330,11 @@ func (c *comparison) fields(reader, writer *avroType) (all []Incompatibility) {
 			case f.typ.enumDef != nil:
 				// Java takes an enum's own default for one of the field and then compares the enum with the record:
 				// refused all the same, under another name.
-				return c.found(TypeMismatch, "type", "reader type: ENUM not compatible with writer type: RECORD (the field is missing there and has no default; that of the enum does not count)")
+				found := c.at("type", func() []Incompatibility { return c.compare(f.typ, writer) })
+				for i := range found {
+					found[i].Detail += " (the field is missing there and has no default; that of the enum does not count)"
+				}
+				return found
 			}
 			return c.found(MissingFieldDefault, "", f.name)
 		}))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,6 +52,44 @@ func parseJSON(text string) (*node, error) {
 		return nil, fmt.Errorf("dangling content after the end of the schema at byte %d", d.InputOffset())
 	}
 	return n, nil
+}
+
+// withoutComments puts spaces in the place of comments as in Java and JavaScript, which Avro allows inside of a schema, but not
+// behind it. What may be there is white space, for which Java takes all control characters.
+func withoutComments(text string) string {
+	text = strings.TrimRightFunc(text, func(r rune) bool { return r <= ' ' })
+	if !strings.Contains(text, "/*") && !strings.Contains(text, "//") {
+		return text
+	}
+	b := []byte(text)
+	for i := 0; i < len(b); i++ {
+		switch {
+		case b[i] == '"':
+			for i++; i < len(b) && b[i] != '"'; i++ {
+				if b[i] == '\\' {
+					i++
+				}
+			}
+		case b[i] == '/' && i+1 < len(b) && b[i+1] == '/':
+			end := bytes.IndexAny(b[i:], "\r\n")
+			if end < 0 {
+				return text
+			}
+			for n := i + end; i < n; i++ {
+				b[i] = ' '
+			}
+		case b[i] == '/' && i+1 < len(b) && b[i+1] == '*':
+			end := bytes.Index(b[i+2:], []byte("*/"))
+			if end < 0 || i+2+end+2 == len(b) {
+				return text // no JSON, or no more of it
+			}
+			for n := i + 2 + end + 2; i < n; i++ {
+				b[i] = ' '
+			}
+			i--
+		}
+	}
+	return string(b)
 }
 
 func readNode(d *json.Decoder, depth int) (*node, error) {
@@ -210,6 +249,22 @@ func javaNumber(text string) string {
 	}
 	f, _ := strconv.ParseFloat(text, 64) // out of range gives ±Inf, which is what Java reads too
 	return javaDouble(f)
+}
+
+var javaDoubleForm = regexp.MustCompile(`^[+-]?(NaN|Infinity|((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|0[xX]([0-9a-fA-F]+\.?|[0-9a-fA-F]*\.[0-9a-fA-F]+)[pP][+-]?\d+)[fFdD]?)$`)
+
+// parseJavaDouble is Double.parseDouble.
+func parseJavaDouble(text string) (float64, bool) {
+	text = strings.TrimFunc(text, func(r rune) bool { return r <= ' ' })
+	if !javaDoubleForm.MatchString(text) {
+		return 0, false
+	}
+	text = strings.TrimRight(text, "fFdD") // after the exponent, where the number is hexadecimal
+	if strings.HasSuffix(text, "NaN") {
+		return math.NaN(), true
+	}
+	f, err := strconv.ParseFloat(text, 64)
+	return f, err == nil || errors.Is(err, strconv.ErrRange) // ±Inf, as in Java
 }
 
 // javaDouble is Double.toString: plain between 1e-3 and 1e7, else with an exponent, always with a fraction.

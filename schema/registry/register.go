@@ -341,9 +341,11 @@ func (s *state) findings(name string, level Level, c *content, schema *Schema, p
 		previous = previous[len(previous)-1:]
 	}
 	var list []Previous
-	for _, v := range previous {
+	var different []Finding // said if no later version has anything to say
+	for _, v := range slices.Backward(previous) {
 		if v.typ != c.typ {
-			return []Finding{{Incompatibility: Incompatibility{Type: differentSchemaTypes}, Version: v.version}}, nil
+			different = []Finding{{Incompatibility: Incompatibility{Type: differentSchemaTypes}, Version: v.version}}
+			break
 		}
 		if c.typ != TypeAvro {
 			continue // only Avro is compared
@@ -354,7 +356,11 @@ func (s *state) findings(name string, level Level, c *content, schema *Schema, p
 		}
 		list = append(list, Previous{v.version, old})
 	}
-	return Check(level, schema, list), nil
+	slices.Reverse(list)
+	if found := Check(level, schema, list); len(found) > 0 {
+		return found, nil
+	}
+	return different, nil
 }
 
 // validSubject refuses what Confluent refuses, and bytes that would not survive the way to the log and back.
