@@ -19,6 +19,7 @@ import (
 	"walferry/schema/registry"
 	"walferry/schema/registry/registrytest"
 	"walferry/sink"
+	"walferry/source"
 )
 
 // real is our registry, whose schemas the bed can read.
@@ -166,10 +167,23 @@ func TestChangesPage(t *testing.T) {
 }
 
 // TestIncompatible takes three tables through a change that their registry refuses: one stops the stream, one is forced, and one
-// goes on in another topic, over kills and restarts, a second such change, and a table of the same name that is made anew.
+// goes on in another topic, over kills and restarts, a second such change, and a table of the same name that is made anew. It is the
+// same where the event trigger tells of each change.
 func TestIncompatible(t *testing.T) {
+	for _, trigger := range []bool{false, true} {
+		t.Run(fmt.Sprintf("trigger %t", trigger), func(t *testing.T) { testIncompatible(t, trigger) })
+	}
+}
+
+func testIncompatible(t *testing.T, trigger bool) {
 	pg := testbed.Postgres(t, "")
-	b := newBed(t, pg, testbed.Kafka(t), "incompatible")
+	name := map[bool]string{false: "incompatible", true: "incompatibletold"}[trigger]
+	if trigger {
+		if _, err := pg.Connect(testbed.Superuser).PgConn().Exec(t.Context(), source.DDLTriggerSQL()).ReadAll(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := newBed(t, pg, testbed.Kafka(t), name)
 	store := b.withRegistry()
 	policies := map[string]string{"forced": incompatibleForce, "moved": incompatibleNewTopic}
 	b.adjust = func(c *Config) {
@@ -218,7 +232,7 @@ func TestIncompatible(t *testing.T) {
 	// name that is made anew.
 	pg.Exec(testbed.Owner, `ALTER TABLE moved ADD COLUMN w int`, `INSERT INTO moved VALUES (1, 1, 1)`,
 		`ALTER TABLE moved ALTER v TYPE boolean USING true`, `INSERT INTO moved VALUES (2, true, 2)`,
-		`DROP TABLE moved`, `CREATE TABLE moved (id int PRIMARY KEY, v boolean)`, `ALTER PUBLICATION walferry_incompatible ADD TABLE moved`, `INSERT INTO moved VALUES (3, false)`)
+		`DROP TABLE moved`, `CREATE TABLE moved (id int PRIMARY KEY, v boolean)`, `ALTER PUBLICATION walferry_`+name+` ADD TABLE moved`, `INSERT INTO moved VALUES (3, false)`)
 	b.caughtUp(r)
 	b.wantRows("moved", "c1=a c2=b")
 	b.wantRows("moved.v2", second+" c1=1")
@@ -251,12 +265,12 @@ func TestIncompatible(t *testing.T) {
 	if !errors.As(err, &refused) {
 		t.Fatalf("ended with %v", err)
 	}
-	for _, part := range []string{"public.stopped", "incompatible.public.stopped-value", "field before.v: MISSING_UNION_BRANCH", "field after.v: MISSING_UNION_BRANCH reader union lacking writer type: STRING", "(at /fields/1/type/1)"} {
+	for _, part := range []string{"public.stopped", name + ".public.stopped-value", "field before.v: MISSING_UNION_BRANCH", "field after.v: MISSING_UNION_BRANCH reader union lacking writer type: STRING", "(at /fields/1/type/1)"} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("%q has no %q", err, part)
 		}
 	}
-	for _, part := range []string{"`new-topic`", "`force`", "schema.tables", "PUT /config/incompatible.public.stopped-value"} {
+	for _, part := range []string{"`new-topic`", "`force`", "schema.tables", "PUT /config/" + name + ".public.stopped-value"} {
 		if !strings.Contains(refused.Hint(), part) {
 			t.Errorf("%q has no %q", refused.Hint(), part)
 		}

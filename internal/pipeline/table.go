@@ -348,6 +348,7 @@ func (l *loop) facts(m *decode.Message) error {
 	if before != nil {
 		rec = *before
 		rec.Facts, rec.Descriptor = true, d.Descriptor
+		keepTypes(d.Descriptor, before)
 	}
 	for rel, t := range l.tables {
 		if t != nil && rel.ID == oid {
@@ -355,6 +356,22 @@ func (l *loop) facts(m *decode.Message) error {
 		}
 	}
 	return l.saveRelation(oid, at, &rec)
+}
+
+// keepTypes adds the types of a version's columns that the table does not have any more: until its next row that version is its
+// newest, and a record of the topic of schema changes names them.
+func keepTypes(to *decode.Descriptor, before *relationRecord) {
+	if before.Relation == nil || before.Descriptor == nil {
+		return
+	}
+	if to.Types == nil {
+		to.Types = map[uint32]*decode.Type{}
+	}
+	for _, c := range before.Relation.Columns {
+		for oid := c.Type; to.Types[oid] == nil && before.Descriptor.Types[oid] != nil; oid = before.Descriptor.Types[oid].Elem {
+			to.Types[oid] = before.Descriptor.Types[oid]
+		}
+	}
 }
 
 func decodeRelation(r *checkpoint.Relation) (*relationRecord, error) {
