@@ -259,6 +259,7 @@ standby: %v
 	text := b.walferry(exitOK, "", "tail", "--from", "beginning", "-n", "4")
 	b.has(text, ` c tail.public.orders [id=1] id=1 note="first"`, ` u tail.public.orders [id=1] id=1 note="second"`, ` d tail.public.orders [id=1]`, ` - tail.public.orders [id=1]`)
 	b.has(b.walferry(exitOK, "", "tail", "public.orders", "--from", "beginning", "-n", "1", "--json"), `"op":"c"`, `"key":{"id":1}`, `"after":{"id":1,"note":"first"}`, `"schema_id":`)
+	b.has(b.walferry(exitKafka, "", "tail", "public.nosuch"), "topic tail.public.nosuch: no event of this table has been published yet")
 	b.has(b.walferry(exitOK, "", "status"), "streaming, ready", "slot", "walferry_tail")
 	b.has(b.walferry(exitOK, "", "status", "--json"), `"running": true`, `"ready": true`)
 	b.has(b.walferry(exitOK, "", "check"), "a walferry runs already", "topic tail.schema-changes has 1 partitions", ", 0 to mend")

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	kafkago "github.com/segmentio/kafka-go"
 	"github.com/spf13/cobra"
 
 	"walferry/checkpoint"
@@ -156,6 +157,8 @@ func follow(ctx context.Context, c *config.Config, client *kafka.Client, reader 
 	}
 	for _, t := range found {
 		switch {
+		case errors.Is(t.Err, kafkago.UnknownTopicOrPartition) && len(topics) > 0:
+			return within(exitKafka, fmt.Errorf("topic %s: no event of this table has been published yet, or its name is another: %w", t.Name, t.Err))
 		case t.Err != nil && len(topics) > 0:
 			return within(exitKafka, fmt.Errorf("topic %s: %w", t.Name, t.Err))
 		case t.Err != nil, len(topics) == 0 && !belongs(c, t.Name):
