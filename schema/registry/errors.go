@@ -162,7 +162,8 @@ func (e *IncompatibleError) level() string {
 // Refused tells whether trying the same again is useless: the registry understood and said no.
 func (e *Error) Refused() bool { return e.Status() < 500 && e.Code != CodeReadOnly }
 
-// messages ends the findings with what Confluent adds to them.
+// messages ends the findings with what Confluent adds to them. It leaves the old schema out where the types differ, and where under a
+// full level the new schema is not the reader that fails (SchemaValidatorBuilder).
 func messages(level Level, findings []Finding, oldSchema string) []string {
 	if len(findings) == 0 {
 		return nil
@@ -171,11 +172,17 @@ func messages(level Level, findings []Finding, oldSchema string) []string {
 	for _, f := range findings {
 		list = append(list, f.String())
 	}
-	if v := findings[0].Version; v > 0 {
-		list = append(list, fmt.Sprintf("{oldSchemaVersion: %d}", v))
-	}
-	if oldSchema != "" {
-		list = append(list, fmt.Sprintf("{oldSchema: '%s'}", clip(oldSchema, 10<<10)))
+	last := findings[len(findings)-1]
+	if last.Type != differentSchemaTypes && (last.ReaderIsNew || !level.full()) {
+		if last.Version > 0 {
+			list = append(list, fmt.Sprintf("{oldSchemaVersion: %d}", last.Version))
+		}
+		const most = 10 << 10
+		if len(oldSchema) > most {
+			list = append(list, fmt.Sprintf("{oldSchema: <truncated> '%s...'}", strings.TrimSuffix(clip(oldSchema, most), "…")))
+		} else if oldSchema != "" {
+			list = append(list, fmt.Sprintf("{oldSchema: '%s'}", oldSchema))
+		}
 	}
 	return append(list, fmt.Sprintf("{validateFields: 'false', compatibility: '%s'}", level))
 }

@@ -240,16 +240,20 @@ func (q question) checkDiffers(a answer) string {
 		previous = append(previous, Previous{i + 1, old})
 	}
 	var got, want []string
-	version, all := 0, 0
-	for _, f := range Check(q.Level, schema, previous) {
-		text := f.String()
-		if i := strings.LastIndex(text, ", field:'"); i >= 0 {
-			text = text[:i] + "}" // ours alone
-		}
-		text = strings.Replace(text, beyondJava, "", 1)
-		got = append(got, text)
-		version = f.Version
+	version, all, old := 0, 0, ""
+	found := Check(q.Level, schema, previous)
+	for _, f := range found {
+		version, old = f.Version, previous[f.Version-1].Schema.String()
 		all += size([]Incompatibility{f.Incompatibility})
+	}
+	for i, text := range messages(q.Level, found, old) {
+		if i < len(found) {
+			if i := strings.LastIndex(text, ", field:'"); i >= 0 {
+				text = text[:i] + "}" // ours alone
+			}
+			text = strings.Replace(text, beyondJava, "", 1)
+		}
+		got = append(got, text)
 	}
 	if a.Error != "" {
 		return fmt.Sprintf("we find %q, Java %s", got, a.Error)

@@ -163,14 +163,21 @@ class Oracle {
     }
     for (int i = history.size() - 1; i >= 0; i--) {
       Schema old = history.get(i);
+      List<String> messages = List.of();
       if (level.startsWith("FORWARD") || level.startsWith("FULL")) {
-        messages(old, schema, "old", "new").forEach(found::add);
+        messages = messages(old, schema, "old", "new");
+        messages.forEach(found::add);
       }
       if (level.startsWith("BACKWARD") || level.startsWith("FULL")) {
-        messages(schema, old, "new", "old").forEach(found::add);
+        messages = messages(schema, old, "new", "old");
+        messages.forEach(found::add);
+      }
+      if (!messages.isEmpty()) { // those of mutualReadStrategy's first half do not count
+        found.add("{oldSchemaVersion: " + (i + 1) + "}").add("{oldSchema: '" + old + "'}");
       }
       if (!found.isEmpty()) {
         answer.put("version", i + 1);
+        found.add("{validateFields: 'false', compatibility: '" + level + "'}"); // AbstractSchemaRegistry.isCompatibleWithPrevious
       }
       if (!found.isEmpty() || !level.endsWith("_TRANSITIVE")) {
         return;
