@@ -118,6 +118,15 @@ func TestHelpOfEveryCommand(t *testing.T) {
 	}
 }
 
+// TestSetupTrigger: the SQL of the event trigger is the same for every configuration, and needs none.
+func TestSetupTrigger(t *testing.T) {
+	var out, errs bytes.Buffer
+	code := run(t.Context(), []string{"setup", "--ddl-trigger", "--config", filepath.Join(t.TempDir(), "none.yml")}, strings.NewReader(""), &out, &errs)
+	if code != exitOK || out.String() != source.DDLTriggerSQL() {
+		t.Errorf("exit code %d: %s", code, &errs)
+	}
+}
+
 func TestExitCodes(t *testing.T) {
 	for _, x := range []struct {
 		err  error

@@ -36,6 +36,9 @@ have the schema of their place in the WAL also where the catalog has moved on.`,
 		Example: "  walferry setup | psql -d shop\n  walferry setup --apply --admin-dsn 'postgres://postgres@localhost/shop'",
 		Args:    usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if ddl && !apply { // the same for everybody
+				return p.printf("%s", source.DDLTriggerSQL())
+			}
 			c, err := p.load()
 			if err != nil {
 				return err
@@ -55,9 +58,6 @@ have the schema of their place in the WAL also where the catalog has moved on.`,
 				return badDSN(err)
 			}
 			o := source.SetupOptions{Role: target.User, Database: target.Database, Variant: variant, Version: serverVersion, Slot: slot}
-			if ddl && !apply {
-				return p.printf("%s", source.DDLTriggerSQL())
-			}
 			if !apply {
 				sql, err := source.SetupSQL(sc, o)
 				if err != nil {
