@@ -12,11 +12,8 @@ import (
 	"walferry/schema/registry/registrytest"
 )
 
-// full is a registry with one of everything.
-func full(t testing.TB) (*registry.Store, string) {
-	t.Helper()
-	store, server := newServer(t, registry.ServerConfig{})
-	for line := range strings.Lines(`
+// everything is requests that leave a registry with one of everything.
+const everything = `
 PUT /config {"compatibility":"FULL"}
 POST /subjects/orders-value/versions {"schema":"{\"type\":\"record\",\"name\":\"Order\",\"fields\":[{\"name\":\"id\",\"type\":\"long\"}]}"}
 POST /subjects/orders-value/versions {"schema":"{\"type\":\"record\",\"name\":\"Order\",\"fields\":[{\"name\":\"id\",\"type\":\"long\"},{\"name\":\"note\",\"type\":\"string\",\"default\":\"\"}]}"}
@@ -37,9 +34,16 @@ DELETE /subjects/buried?permanent=true
 POST /subjects/:.staging:s/versions {"schema":"\"boolean\""}
 PUT /config/orders-value {"compatibility":"NONE","normalize":true}
 PUT /config/:.staging: {"compatibility":"FORWARD"}
+PUT /config/price {"compatibility":"FORWARD_TRANSITIVE"}
 PUT /mode/orders-value {"mode":"READONLY"}
 PUT /mode/:.staging: {"mode":"READONLY"}
-`) {
+`
+
+// full is that registry.
+func full(t testing.TB) (*registry.Store, string) {
+	t.Helper()
+	store, server := newServer(t, registry.ServerConfig{})
+	for line := range strings.Lines(everything) {
 		method, rest, ok := strings.Cut(strings.TrimSpace(line), " ")
 		if !ok {
 			continue
