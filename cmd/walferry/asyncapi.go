@@ -68,6 +68,7 @@ type topicsDescription struct {
 	config   *config.Config
 	registry string // its URL, without credentials
 	topics   []describedTopic
+	changes  *describedTopic // the topic of schema changes; nil for none
 }
 
 // describedTopic is a topic with events.
@@ -112,7 +113,7 @@ func (p *program) describeTopics(ctx context.Context, c *config.Config, database
 	}
 	for _, name := range names {
 		topic, ok := strings.CutSuffix(name, "-value")
-		if !ok || !database && !belongs(c, topic) {
+		if !ok || !database && !belongs(c, topic) && !named(c, topic) {
 			continue
 		}
 		of := tables[topic]
@@ -136,10 +137,23 @@ func (p *program) describeTopics(ctx context.Context, c *config.Config, database
 	if err := d.readSchemas(ctx, s, names); err != nil {
 		return nil, err
 	}
+	if c.Schema.ChangesTopic != "" {
+		d.changes = &describedTopic{name: c.Schema.ChangesTopic}
+	}
 	if brokers {
 		err = d.readTopics(ctx)
 	}
 	return d, err
+}
+
+// named says whether the configuration names a topic for a table, or that topic has moved to this one.
+func named(c *config.Config, topic string) bool {
+	for _, t := range c.Schema.Tables {
+		if t.Topic != "" && (t.Topic == topic || t.Topic == movedAway(topic)) {
+			return true
+		}
+	}
+	return false
 }
 
 // movedAway is the topic that <topic>.v2 goes on with, "" for a topic that goes on with none.
@@ -204,8 +218,15 @@ func (d *topicsDescription) readSchemas(ctx context.Context, s *subjects, names 
 
 // readTopics asks Kafka about the topics.
 func (d *topicsDescription) readTopics(ctx context.Context) error {
-	if len(d.topics) == 0 {
-		return nil
+	asked := make([]*describedTopic, 0, len(d.topics)+1)
+	for i := range d.topics {
+		asked = append(asked, &d.topics[i])
+	}
+	if d.changes != nil {
+		asked = append(asked, d.changes)
+	}
+	if len(asked) == 0 {
+		return nil // no names would ask for all
 	}
 	kc, err := d.config.ForKafka()
 	if err != nil {
@@ -216,16 +237,16 @@ func (d *topicsDescription) readTopics(ctx context.Context) error {
 		return within(exitKafka, err)
 	}
 	defer client.Close()
-	names := make([]string, len(d.topics))
-	for i := range d.topics {
-		names[i] = d.topics[i].name
+	names := make([]string, len(asked))
+	for i, t := range asked {
+		names[i] = t.name
 	}
 	found, err := client.Metadata(ctx, names...)
 	if err != nil {
 		return within(exitKafka, fmt.Errorf("ask %s for topics: %w", d.config.BootstrapServers(), err))
 	}
 	return each(ctx, len(found), func(ctx context.Context, i int) error {
-		t := &d.topics[i]
+		t := asked[i]
 		if found[i].Err != nil { // a topic that was deleted still has its schemas
 			return nil
 		}
@@ -281,6 +302,23 @@ func (d *topicsDescription) asyncAPI() (object, error) {
 		operations = append(operations, member{"publish." + t.name, object{
 			{"action", "send"}, {"channel", reference("channels", t.name)},
 			{"summary", "walferry publishes the changes of " + t.title(value)}, {"messages", used},
+		}})
+	}
+	if t := d.changes; t != nil {
+		channels = append(channels, member{t.name, object{
+			{"address", t.name}, {"title", "Changes of schemas"},
+			{"description", "A record for each change of a captured table's columns, types or keys, in the Kafka transaction of the first event after it"},
+			{"messages", object{{"change", reference("components", "messages", t.name+".change")}}}, {"bindings", t.binding()},
+		}})
+		operations = append(operations, member{"publish." + t.name, object{
+			{"action", "send"}, {"channel", reference("channels", t.name)}, {"summary", "walferry publishes changes of schemas"},
+			{"messages", []any{reference("channels", t.name, "messages", "change")}},
+		}})
+		messages = append(messages, member{t.name + ".change", object{
+			{"name", t.name + ".change"}, {"summary", "A version of a table that is published from here on"}, {"contentType", "application/json"},
+			{"headers", object{{"type", "object"}, {"properties", object{{schema.HeaderID, object{{"type", "string"}}}}}, {"required", []string{schema.HeaderID}}}},
+			{"payload", changeSchema()},
+			{"bindings", object{{"kafka", object{{"key", object{{"type", "string"}, {"description", "<schema>.<table>"}}}, {"bindingVersion", "0.4.0"}}}}},
 		}})
 	}
 	schemas = append(schemas, member{"headers", headersSchema(d.config.Schema.Envelope)})
@@ -467,6 +505,29 @@ func headersSchema(envelope string) object {
 		{"type", "object"}, {"description", "UTF-8 text. An application can add headers of its own to a transaction's events."},
 		{"properties", properties}, {"required", required}, {"additionalProperties", object{{"type", "string"}}},
 	}
+}
+
+// changeSchema is the JSON Schema of a record of schema.changes_topic, as docs/events.md has it.
+func changeSchema() object {
+	text, number, truth := object{{"type", "string"}}, object{{"type", "integer"}}, object{{"type", "boolean"}}
+	record := func(optional string, properties object) object {
+		required := []string{}
+		for _, p := range properties {
+			if p.name != optional {
+				required = append(required, p.name)
+			}
+		}
+		return object{{"type", "object"}, {"properties", properties}, {"required", required}, {"additionalProperties", false}}
+	}
+	column := record("", object{{"name", text}, {"type", text}, {"type_oid", number}, {"type_mod", number}, {"key", truth}})
+	version := record("key_id", object{
+		{"schema", text}, {"table", text}, {"identity", object{{"type", "string"}, {"enum", []string{"default", "index", "full", "nothing"}}}},
+		{"columns", object{{"type", "array"}, {"items", column}}}, {"topic", text}, {"key_id", number}, {"value_id", number},
+	})
+	return record("", object{
+		{"v", object{{"type", "integer"}, {"enum", []any{1}}}}, {"schema", text}, {"table", text}, {"oid", number}, {"commit_lsn", text}, {"lsn", text},
+		{"xid", number}, {"ts_us", number}, {"before", object{{"anyOf", []any{version, object{{"type", "null"}}}}}}, {"after", version},
+	})
 }
 
 // orderedJSON reads JSON with the members of objects in their order.

@@ -101,6 +101,9 @@ func describedTopics(t *testing.T, settings string) *topicsDescription {
 		}
 		d.topics = append(d.topics, topic)
 	}
+	if c.Schema.ChangesTopic != "" {
+		d.changes = &describedTopic{name: c.Schema.ChangesTopic, partitions: 1, replicas: 1, settings: map[string]string{"cleanup.policy": "delete", "retention.ms": "-1"}}
+	}
 	return d
 }
 
@@ -108,11 +111,12 @@ func describedTopics(t *testing.T, settings string) *topicsDescription {
 // schema refuse documents with one thing wrong.
 func TestAsyncAPI(t *testing.T) {
 	var documents []document
-	for name, settings := range map[string]string{
-		"plain":  "kafka: {brokers: ['a:1', 'b:2']}\n",
-		"secure": "kafka: {brokers: ['a:1'], tls: {enabled: true}, sasl: {mechanism: scram-sha-512, user: x, password: y}}\nregistry: {url: 'https://r'}\n",
-		"row":    "kafka: {brokers: ['a:1']}\nschema: {envelope: row}\n",
+	for _, x := range [][2]string{
+		{"plain", "kafka: {brokers: ['a:1', 'b:2']}\n"},
+		{"secure", "kafka: {brokers: ['a:1'], tls: {enabled: true}, sasl: {mechanism: scram-sha-512, user: x, password: y}}\nregistry: {url: 'https://r'}\n"},
+		{"row", "kafka: {brokers: ['a:1']}\nschema: {envelope: row, changes_topic: shop.changes}\n"},
 	} {
+		name, settings := x[0], x[1]
 		d := describedTopics(t, settings)
 		made, err := d.asyncAPI()
 		if err != nil {

@@ -102,13 +102,13 @@ func readStore(ctx context.Context, c *config.Config, client *kafka.Client) (*re
 // subject finds the subject that a person means: by its name, or by schema.table for the values of a table. It returns
 // the versions that are there; deleted ones with deleted.
 func (s *subjects) subject(ctx context.Context, name string, deleted bool) (string, []int, error) {
-	versions, err := s.Versions(ctx, name, deleted)
+	versions, err := s.some(ctx, name, deleted)
 	if !isCode(err, registry.CodeSubjectNotFound) {
 		return name, versions, err
 	}
 	if schemaName, table, ok := strings.Cut(name, "."); ok && !strings.Contains(table, ".") && s.config != nil {
 		of := s.config.TopicName(schemaName, table) + "-value"
-		versions, e := s.Versions(ctx, of, deleted)
+		versions, e := s.some(ctx, of, deleted)
 		if !isCode(e, registry.CodeSubjectNotFound) {
 			return of, versions, e
 		}
@@ -118,6 +118,15 @@ func (s *subjects) subject(ctx context.Context, name string, deleted bool) (stri
 		return "", nil, e
 	}
 	return "", nil, &subjectError{name: name, deleted: slices.Contains(all, name), near: near(name, all), err: err}
+}
+
+// some is Versions for a subject that has some: one without any is not there, whatever a registry says.
+func (s *subjects) some(ctx context.Context, subject string, deleted bool) ([]int, error) {
+	versions, err := s.Versions(ctx, subject, deleted)
+	if err == nil && len(versions) == 0 {
+		err = &registry.Error{Code: registry.CodeSubjectNotFound, Message: "subject " + subject + " has no versions"}
+	}
+	return versions, err
 }
 
 func isCode(err error, code int) bool {
@@ -205,7 +214,7 @@ func avroOf(r *registry.Registered) (*registry.Schema, error) {
 
 // completeSubjects completes the first argument.
 func (p *program) completeSubjects(url *string) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return func(cmd *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveDefault
 		}
@@ -219,6 +228,7 @@ func (p *program) completeSubjects(url *string) cobra.CompletionFunc {
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}
+		names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasPrefix(n, begun) })
 		return names, cobra.ShellCompDirectiveNoFileComp
 	}
 }

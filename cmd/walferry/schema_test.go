@@ -138,6 +138,7 @@ source:
 kafka:
   brokers: [%q]
   topic: {partitions: 3, replication_factor: 1, config: {retention.ms: "86400000"}}
+schema: {changes_topic: people.schema-changes}
 registry: {listen: %q, topic: _schemas_people}
 admin: {listen: %q}
 `, pg.DSN(testbed.Reader), broker.Addr, freeAddr(t), freeAddr(t))
@@ -204,6 +205,18 @@ admin: {listen: %q}
 	sameYAML(t, b.walferry(exitOK, "", "asyncapi"), []byte(asyncapi))
 	b.has(b.walferry(exitOK, "", "asyncapi", "--no-database", "--no-kafka", "--format", "json"), `"description": "What was ordered\n\n- `+"`amount`"+`: in euros"`)
 	documents = append(documents, document{"asyncapi", json.RawMessage(asyncAPISchema), json.RawMessage(asyncapi)})
+
+	changes, err := marshal(changeSchema())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range readAll(t, broker.Addr, "people.schema-changes") {
+		documents = append(documents, document{fmt.Sprintf("change %d", i), changes, r.Value},
+			document{fmt.Sprintf("broken change %d", i), changes, json.RawMessage(strings.Replace(string(r.Value), `"value_id":`, `"id":`, 1))})
+	}
+	if len(documents) != 8+1+6 {
+		t.Errorf("%d documents", len(documents))
+	}
 
 	// Nobody serves the registry now; its topic is still there, and says the same.
 	if code := b.stop(p); code != exitOK {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 )
 
 // Subjects lists the names of all subjects in their order; with deleted also those whose versions are all deleted.
@@ -31,15 +32,14 @@ func (c *Client) Versions(ctx context.Context, subject string, deleted bool) ([]
 	if err != nil {
 		return nil, err
 	}
-	var list []int
+	list := make([]int, 0, len(n.list))
 	for _, item := range n.list {
-		one := node{kind: objectNode}
-		one.set("version", item)
-		v, ok := one.integer("version")
-		if !ok {
-			return nil, &UnavailableError{c.base.Redacted(), fmt.Errorf("the answer for the versions of %s is no list of numbers", clip(subject, 80))}
+		if v, err := strconv.ParseInt(item.text, 10, 32); err == nil && item.isInteger() && n.kind == arrayNode {
+			list = append(list, int(v))
 		}
-		list = append(list, int(v))
+	}
+	if n.kind != arrayNode || len(list) < len(n.list) {
+		return nil, &UnavailableError{c.base.Redacted(), fmt.Errorf("the answer for the versions of %s is no list of numbers", clip(subject, 80))}
 	}
 	slices.Sort(list)
 	return list, nil
