@@ -61,6 +61,9 @@ func (e *RehearsalError) Hint() string {
 	case "57014": // query_canceled
 		return "raise --statement-timeout, or use --scratch: there are no rows in a scratch database"
 	case "42501": // insufficient_privilege
+		if e.Step < 0 {
+			return "the role needs TEMPORARY on the database: give another one with --admin-dsn, or use --scratch"
+		}
 		return "give the connection string of a role that may run the migration with --admin-dsn, or use --scratch"
 	case "55P04": // unsafe_new_enum_value_usage
 		return "a new label cannot be used in the transaction that adds it: use --scratch, where each statement is a transaction"
@@ -146,7 +149,9 @@ func (c *Catalog) rollBack(ctx context.Context, conn *pgx.Conn, steps []Step, op
 	// Were this process to stop, the server would let go of the locks by itself.
 	limits := fmt.Sprintf("SET LOCAL lock_timeout = '%s'; SET LOCAL statement_timeout = '%s'; SET LOCAL idle_in_transaction_session_timeout = '10s'",
 		milliseconds(opt.LockTimeout), milliseconds(opt.StatementTimeout))
-	_, err = tx.Exec(ctx, limits+"; "+guard)
+	if _, err = tx.Exec(ctx, limits+"; "+guard); err != nil {
+		err = failed(-1, false, err)
+	}
 	for i, s := range steps {
 		if err != nil {
 			break

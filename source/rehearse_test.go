@@ -232,6 +232,11 @@ func TestRehearse(t *testing.T) {
 	if e, ok := errors.AsType[*RehearsalError](err); !ok || !strings.Contains(e.Hint(), "--admin-dsn") {
 		t.Errorf("%v", err)
 	}
+	pg.Exec(testbed.Superuser, "REVOKE TEMPORARY ON DATABASE shop FROM PUBLIC")
+	_, err = reader.Rehearse(t.Context(), steps("SELECT 1"), RehearseOptions{})
+	if e, ok := errors.AsType[*RehearsalError](err); !ok || e.Step != -1 || !strings.Contains(e.Hint(), "TEMPORARY") {
+		t.Errorf("%v", err)
+	}
 
 	// Kept, each statement is a transaction.
 	r, err = cat.Rehearse(t.Context(), steps("VACUUM a", "BEGIN", "ALTER TABLE a ADD w text", "COMMIT", "CREATE INDEX CONCURRENTLY x ON a (v)", "DISCARD ALL", "BEGIN", "DROP TABLE b"), RehearseOptions{Keep: true})

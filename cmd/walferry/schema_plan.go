@@ -56,6 +56,9 @@ refuse its new schema, or the stream or the application would fail after it.`,
 			if err != nil {
 				return err
 			}
+			if o.rehearse.LockTimeout <= 0 || o.rehearse.StatementTimeout <= 0 {
+				return &usageError{err: errors.New("--lock-timeout and --statement-timeout are above 0: without them applications could wait for ever"), command: cmd.CommandPath()}
+			}
 			if o.admin == "" {
 				o.admin = os.Getenv("WALFERRY_ADMIN_DSN")
 			}

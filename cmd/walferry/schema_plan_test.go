@@ -422,6 +422,7 @@ CREATE PUBLICATION shop FOR TABLE orders, "it's" WITH (publish_via_partition_roo
 		"4.sql":                                 {"there is no statement in it", "[exit code 2]"},
 		"5.sql":                                 {"no such file", "[exit code 2]"},
 		"1.sql 1.sql":                           {"given twice", "[exit code 2]"},
+		"1.sql --lock-timeout 0":                {"above 0", "[exit code 2]"},
 		"1.sql --format html":                   {"text, json or markdown", "[exit code 2]"},
 		"1.sql --admin-dsn postgres://u@h:1/db": {"leads to database", "[exit code 2]"},
 	} {
