@@ -107,6 +107,11 @@ func TestRegistryClient(t *testing.T) {
 	if err != nil || r.URL != "https://r.example.com" || r.User != "u" || r.Password != "p" || r.CAFile != "ca.pem" || c.Registry.Mode != "external" {
 		t.Errorf("%+v, %v", r, err)
 	}
+	c = mustLoad(t, minimal+"registry:\n  listen: 0.0.0.0:9\n  auth: {token: x}\n  listen_tls: {cert_file: c.pem, key_file: k.pem}\n")
+	r, err = c.ForRegistryClient()
+	if err != nil || r.URL != "https://127.0.0.1:9" || r.CAFile != "c.pem" || r.Token != "x" {
+		t.Errorf("%+v, %v", r, err)
+	}
 	for in, want := range map[string]string{
 		"127.0.0.1:80": "127.0.0.1:80", ":80": "127.0.0.1:80", "0.0.0.0:80": "127.0.0.1:80", "[::]:80": "[::1]:80", "host:80": "host:80",
 	} {

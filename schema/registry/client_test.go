@@ -2,6 +2,7 @@ package registry_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -452,4 +453,26 @@ func (l *ledger) Lowered(_ context.Context, _ string, level registry.Level) erro
 func (l *ledger) Restored(context.Context, string) error {
 	l.open = false
 	return nil
+}
+
+// A client that is given the server's own certificate as authority trusts it, whoever signed it: that is what
+// walferry's own commands do.
+func TestClientTrustsCertificate(t *testing.T) {
+	cert, key := testbed.NewAuthority(t).Issue("registry")
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, _ := newServer(t, registry.ServerConfig{})
+	server := httptest.NewUnstartedServer(registry.NewServer(store, registry.ServerConfig{}))
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	server.StartTLS()
+	defer server.Close()
+	if err := newClient(t, registry.ClientConfig{URL: server.URL, CAFile: cert, Retries: -1}).Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	other, _ := testbed.NewAuthority(t).Issue("registry")
+	if err := newClient(t, registry.ClientConfig{URL: server.URL, CAFile: other, Retries: -1}).Ping(t.Context()); err == nil {
+		t.Error("another certificate is trusted")
+	}
 }
