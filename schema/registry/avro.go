@@ -238,9 +238,7 @@ func (p *avroParser) resolve(root *avroType, news bool) (*avroType, error) {
 	if !p.open {
 		return root, nil
 	}
-	p.check = newDefaultCheck()
-	r := linker{p: p, met: map[*avroType]bool{}, whole: map[*avroType]bool{}}
-	p.check.whole = r.whole
+	r := newLinker(p)
 	for _, t := range p.order {
 		if !news {
 			break
@@ -252,12 +250,23 @@ func (p *avroParser) resolve(root *avroType, news bool) (*avroType, error) {
 	if root.kind.named() {
 		return root, nil
 	}
+	r.again = newLinker(p)
 	return r.visit(root, map[*avroType]bool{})
 }
 
 type linker struct {
-	p          *avroParser
-	met, whole map[*avroType]bool // records
+	p     *avroParser
+	met   map[*avroType]bool // records
+	check *defaultCheck
+	// again, when the root has no name itself, follows the names that it uses before their definitions: Java looks at these types
+	// another time, from there.
+	again *linker
+}
+
+func newLinker(p *avroParser) *linker {
+	r := &linker{p: p, met: map[*avroType]bool{}, check: newDefaultCheck()}
+	r.check.whole = map[*avroType]bool{}
+	return r
 }
 
 // visit returns what stands for t. seen is what this walk has met; a name that leads to a type not yet met begins another.
@@ -266,6 +275,9 @@ func (r *linker) visit(t *avroType, seen map[*avroType]bool) (*avroType, error) 
 		d := r.p.names[t.name.name]
 		if d == nil {
 			return nil, fmt.Errorf("undefined name: %q", clip(t.name.name, 80))
+		}
+		if r.again != nil {
+			r = r.again
 		}
 		if d.kind == recordKind && !r.met[d] {
 			return r.visit(d, map[*avroType]bool{})
@@ -293,7 +305,7 @@ func (r *linker) visit(t *avroType, seen map[*avroType]bool) (*avroType, error) 
 		}
 		names[branchName(b)] = true
 	}
-	if t.kind != recordKind || r.whole[t] {
+	if t.kind != recordKind || r.check.whole[t] {
 		return t, nil
 	}
 	r.met[t] = true
@@ -302,15 +314,15 @@ func (r *linker) visit(t *avroType, seen map[*avroType]bool) (*avroType, error) 
 			return nil, err
 		}
 	}
-	if r.whole[t] { // from inside of it
+	if r.check.whole[t] { // from inside of it
 		return t, nil
 	}
 	for _, f := range t.fields {
-		if err := r.p.checkDefault(t, f); err != nil {
+		if err := r.p.checkDefault(r.check, t, f); err != nil {
 			return nil, err
 		}
 	}
-	r.whole[t] = true
+	r.check.whole[t] = true
 	return t, nil
 }
 
@@ -323,12 +335,12 @@ func (r *linker) put(at **avroType, seen map[*avroType]bool) error {
 	return err
 }
 
-func (p *avroParser) checkDefault(record *avroType, f *avroField) error {
+func (p *avroParser) checkDefault(check *defaultCheck, record *avroType, f *avroField) error {
 	if !p.strict || f.def == nil {
 		return nil
 	}
-	fits := p.check.fits(f.typ, f.def)
-	if p.check.open {
+	fits := check.fits(f.typ, f.def)
+	if check.open {
 		return fmt.Errorf("the default for field %s of %s needs a type that is not yet defined there: define it before", f.name, record.name)
 	}
 	if !fits {
@@ -550,7 +562,7 @@ func (p *avroParser) fields(t *avroType, list *node) error {
 				}
 				f.def = &node{kind: numberNode, text: strconv.FormatFloat(v, 'E', -1, 64)}
 			}
-			if err := p.checkDefault(t, f); err != nil {
+			if err := p.checkDefault(p.check, t, f); err != nil {
 				return err
 			}
 		}
