@@ -186,6 +186,9 @@ func (c *Catalog) try(ctx context.Context, conn *pgx.Conn, i int, s Step, limits
 		_, err = conn.Exec(ctx, "RELEASE SAVEPOINT "+savepoint)
 	case !s.Savepoint && errors.As(err, &pe) && (pe.Code == "25001" || pe.Code == "2D000"): // active_sql_transaction, invalid_transaction_termination
 		r.Refused[i] = pe.Message
+		if pe.Code == "2D000" {
+			r.Refused[i] = "it ends a transaction by itself (" + pe.Message + ")"
+		}
 		_, err = conn.Exec(ctx, "ROLLBACK TO SAVEPOINT "+savepoint)
 	case err != nil:
 		return failed(i, false, err)

@@ -16,7 +16,8 @@ import (
 type choice struct {
 	Title string   `json:"title"`
 	Steps []string `json:"steps"` // SQL, or words
-	// Checked says that the schemas of all steps were made and compared, as those of the migration were.
+	// Checked says that no step is refused: its schemas were made and compared as those of the migration were, or the
+	// subjects are new ones.
 	Checked bool `json:"checked"`
 }
 
