@@ -1,15 +1,22 @@
-# Drives a registry with Confluent's own Python client. argv[1] is the registry's URL, argv[2] user:password or "".
+# Drives a registry with Confluent's own Python client. argv[1] is the registry's URL, argv[2] "user:password", "Bearer token" or "".
 # Ends with exit code 0 and "ok" when everything is as it has to be.
+import base64
 import sys
 from decimal import Decimal
 
-from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegistryClient
+from confluent_kafka.schema_registry import ConfigCompatibilityLevel, Metadata, MetadataProperties, Schema, SchemaReference, SchemaRegistryClient, ServerConfig
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.schema_registry.error import SchemaRegistryError
+from confluent_kafka.schema_registry.json_schema import JSONDeserializer, JSONSerializer
+from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer, ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 conf = {"url": sys.argv[1]}
-if sys.argv[2]:
+if sys.argv[2].startswith("Bearer "):
+    # The client insists on the cluster, which Confluent's cloud needs.
+    conf |= {"bearer.auth.credentials.source": "STATIC_TOKEN", "bearer.auth.token": sys.argv[2][len("Bearer "):], "bearer.auth.logical.cluster": "none"}
+elif sys.argv[2]:
     conf["basic.auth.user.info"] = sys.argv[2]
 sr = SchemaRegistryClient(conf)
 
@@ -108,6 +115,45 @@ assert sr.update_global_mode("READONLY") == "READONLY" and sr.get_global_mode() 
 refused(42205, sr.register_schema, "any", Schema('"int"', "AVRO"))
 assert sr.update_global_mode("READWRITE") == "READWRITE"
 
+# IMPORT is for subjects without schemas, unless it is forced.
+refused(42205, sr.update_mode, "orders-value", "IMPORT")
+assert sr.update_mode("orders-value", "IMPORT", force=True) == "IMPORT"
+refused(42205, sr.register_schema, "orders-value", Schema('"int"', "AVRO"))  # without an id of its own
+assert sr.delete_mode("orders-value") == "IMPORT"
+
+# Settings: the level, and what is kept beside it.
+sr.set_config("set-value", ServerConfig(compatibility=ConfigCompatibilityLevel.FULL_TRANSITIVE, compatibility_group="v"))
+settings = sr.get_config("set-value")
+assert settings.compatibility_level == "FULL_TRANSITIVE" and settings.compatibility_group == "v", settings
+assert sr.get_compatibility("set-value") == "FULL_TRANSITIVE"
+sr.delete_config("set-value")
+refused(40408, sr.get_config, "set-value")
+
+# normalize: the same schema, written otherwise.
+loose = Schema('{"z": 1, "type": "long", "logicalType": "timestamp-micros", "a": {"d": 1, "c": 2}}', "AVRO")
+tidy = '{"type":"long","logicalType":"timestamp-micros","a":{"c":2,"d":1},"z":1}'
+nid = sr.register_schema("normal", loose, normalize_schemas=True)
+assert SchemaRegistryClient(conf).get_schema(nid).schema_str == tidy
+assert SchemaRegistryClient(conf).lookup_schema("normal", loose, normalize_schemas=True).schema_id == nid
+assert sr.test_compatibility("normal", loose, normalize=True, verbose=True)
+sr.delete_subject("normal")
+assert SchemaRegistryClient(conf).lookup_schema("normal", Schema(tidy, "AVRO"), deleted=True).version == 1
+sr.delete_subject("normal", permanent=True)
+
+# Paging.
+assert sr.get_subjects(offset=1, limit=1) == sr.get_subjects()[1:2]
+assert sr.get_versions("orders-value", offset=1, limit=1) == [2]
+assert sr.get_schema_versions(first, limit=1)[0].subject == "odd/subject é"
+assert sr.get_subjects_by_schema_id(first, subject_name="orders-value", offset=5) == []
+
+# Metadata.
+meta = Schema('"string"', "AVRO", metadata=Metadata(tags=None, properties=MetadataProperties({"owner": "shop"}), sensitive=None))
+mid = sr.register_schema("meta", meta)
+assert sr.get_latest_with_metadata("meta", {"owner": "shop"}).schema_id == mid
+refused(40403, sr.get_latest_with_metadata, "meta", {"owner": "nobody"})
+sr.delete_subject("meta")
+sr.delete_subject("meta", permanent=True)
+
 # Other types are stored and served.
 sr.register_schema("person-value", Schema('{"type": "object", "title": "Person"}', "JSON"))
 person = sr.get_latest_version("person-value")
@@ -117,7 +163,53 @@ proto = 'syntax = "proto3";\nmessage Person {\n  string name = 1;\n}\n'
 sr.register_schema("proto-value", Schema(proto, "PROTOBUF"))
 assert sr.get_latest_version("proto-value").schema.schema_str == proto
 refused(42201, sr.register_schema, "proto-value", Schema("message {", "PROTOBUF"))
-for gone in ("person-value", "proto-value"):
+
+# JSON Schema through its serialiser: a schema that refers to another, values that fit and one that does not.
+item = Schema('{"$id":"item.json","type":"object","properties":{"sku":{"type":"string"}},"required":["sku"]}', "JSON")
+sr.register_schema("item", item)
+cart = Schema('{"$id":"cart.json","title":"Cart","type":"object","properties":{"items":{"type":"array","items":{"$ref":"item.json"}}}}', "JSON",
+              [SchemaReference("item.json", "item", 1)])
+cctx = SerializationContext("cart", MessageField.VALUE)
+data = JSONSerializer(cart, sr)({"items": [{"sku": "a"}]}, cctx)
+assert JSONDeserializer(None, schema_registry_client=SchemaRegistryClient(conf))(data, cctx) == {"items": [{"sku": "a"}]}
+assert JSONDeserializer(cart, schema_registry_client=SchemaRegistryClient(conf))(data, cctx) == {"items": [{"sku": "a"}]}
+try:
+    JSONSerializer(cart, sr)({"items": [{}]}, cctx)
+    raise AssertionError("a value that does not fit is serialised")
+except AssertionError:
+    raise
+except Exception as e:
+    assert "sku" in str(e), e
+assert sr.get_referenced_by("item", 1) == [int.from_bytes(data[1:5], "big")]
+refused(42206, sr.delete_version, "item", 1)
+
+# Protobuf through its serialiser, which registers descriptors in base64: those of imported files first, as references.
+pool = descriptor_pool.DescriptorPool()
+for file, package, imports, message, fields in (
+        ("money.proto", "shop", [], "Money", [("cents", "TYPE_INT64", None)]),
+        ("bill.proto", "shop", ["money.proto"], "Bill", [("note", "TYPE_STRING", None), ("net", "TYPE_MESSAGE", ".shop.Money")])):
+    described = descriptor_pb2.FileDescriptorProto(name=file, package=package, dependency=imports, syntax="proto3")
+    described.message_type.add(name=message)
+    for number, (field, kind, type_name) in enumerate(fields, 1):
+        described.message_type[0].field.add(name=field, number=number, type=getattr(descriptor_pb2.FieldDescriptorProto, kind), type_name=type_name,
+                                            label=descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL)
+    pool.Add(described)
+Bill = message_factory.GetMessageClass(pool.FindMessageTypeByName("shop.Bill"))
+bill = Bill(note="x")
+bill.net.cents = 5
+bctx = SerializationContext("bill", MessageField.VALUE)
+data = ProtobufSerializer(Bill, sr)(bill, bctx)
+assert ProtobufDeserializer(Bill, schema_registry_client=SchemaRegistryClient(conf))(data, bctx) == bill
+latest = sr.get_latest_version("bill-value")
+assert latest.schema.schema_type == "PROTOBUF" and latest.schema.references == [SchemaReference("money.proto", "money.proto", 1)], latest
+text = SchemaRegistryClient(conf).get_schema(latest.schema_id, fmt="serialized").schema_str
+assert descriptor_pb2.FileDescriptorProto.FromString(base64.b64decode(text)).message_type[0].name == "Bill", text
+again = ProtobufSerializer(Bill, SchemaRegistryClient(conf))(bill, bctx)
+assert again == data and sr.get_versions("bill-value") == [1]
+refused(42206, sr.delete_subject, "money.proto")
+
+# What refers goes before what is referred to.
+for gone in ("person-value", "proto-value", "cart-value", "item", "bill-value", "money.proto"):
     sr.delete_subject(gone)
     sr.delete_subject(gone, permanent=True)
 
@@ -140,10 +232,16 @@ assert AvroDeserializer(SchemaRegistryClient(conf))(payload, ctx)["id"] == 7  # 
 refused(40405, sr.delete_subject, "odd/subject é", permanent=True)
 assert sr.delete_subject("odd/subject é") == [1]
 refused(40404, sr.delete_subject, "odd/subject é")
+assert sr.get_versions("orders-value", deleted=True) == [1, 2, 3]
+refused(40402, SchemaRegistryClient(conf).get_version, "orders-value", 1)
+assert SchemaRegistryClient(conf).get_version("orders-value", 1, deleted=True).schema_id == first
+refused(40406, sr.delete_version, "orders-value", 1)
+assert sr.delete_version("orders-value", 1, permanent=True) == 1
+assert sr.get_versions("orders-value", deleted=True) == [2, 3]
 assert sr.delete_subject("odd/subject é", permanent=True) == [1]
 assert sr.delete_subject("orders-value") == [2, 3]
 assert sr.get_subjects(deleted=True) == ["money", "orders-value", "price-value"], sr.get_subjects(deleted=True)
-assert sr.delete_subject("orders-value", permanent=True) == [1, 2, 3]
+assert sr.delete_subject("orders-value", permanent=True) == [2, 3]
 assert "orders-value" not in sr.get_subjects(deleted=True)
 refused(40401, sr.delete_subject, "orders-value")
 fresh = sr.register_schema("new-value", Schema('"int"', "AVRO"))
