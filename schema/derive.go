@@ -13,7 +13,7 @@ import (
 type Table struct {
 	Relation *decode.Relation
 	Topic    string
-	// KeySubject and ValueSubject name the schemas in the registry (TopicNameStrategy).
+	// KeySubject and ValueSubject name the schemas in the registry, see Options.Subject. KeySubject is empty without a key.
 	KeySubject, ValueSubject string
 	// Key and Value are Avro schemas in JSON, the same text for the same input. Key is empty where the table has no
 	// key: its records have none.
@@ -57,7 +57,8 @@ func Derive(rel *decode.Relation, desc *decode.Descriptor, topic string, opt Opt
 	if desc == nil {
 		desc = &decode.Descriptor{}
 	}
-	t := &Table{Relation: rel, Topic: topic, ValueSubject: topic + "-value", opt: opt}
+	keySubject, valueSubject := opt.Subjects(topic)
+	t := &Table{Relation: rel, Topic: topic, ValueSubject: valueSubject, opt: opt}
 	key, err := keyColumns(rel, desc, &opt)
 	if err != nil {
 		return nil, err
@@ -126,14 +127,14 @@ func Derive(rel *decode.Relation, desc *decode.Descriptor, topic string, opt Opt
 			keyJSON = append(keyJSON, j)
 		}
 	}
-	value := record(namespace+".Value", desc.Comment, valueJSON)
+	value := record(namespace+rowRecord, desc.Comment, valueJSON)
 	t.Value = value
 	if opt.Envelope != EnvelopeRow {
 		t.Value = envelope(namespace, value)
 	}
 	if len(t.keys) > 0 {
-		t.KeySubject = topic + "-key"
-		t.Key = record(namespace+".Key", "", keyJSON)
+		t.KeySubject = keySubject
+		t.Key = record(namespace+keyRecord, "", keyJSON)
 		if _, err := Compile(t.Key); err != nil {
 			return nil, fmt.Errorf("table %s, key: %w", rel, err)
 		}

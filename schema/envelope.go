@@ -94,16 +94,16 @@ const (
 
 // envelope is the Avro schema of the Debezium envelope around a value record. namespace is the sanitised topic.
 func envelope(namespace, value string) string {
-	return recordHead(namespace+".Envelope", "") + `,"fields":[` +
+	return recordHead(namespace+envelopeRecord, "") + `,"fields":[` +
 		`{"name":"before","type":["null",` + value + `],"default":null},` +
-		`{"name":"after","type":["null",` + quote(namespace+".Value") + `],"default":null},` +
+		`{"name":"after","type":["null",` + quote(namespace+rowRecord) + `],"default":null},` +
 		`{"name":"source","type":` + avroSource + `},` +
 		`{"name":"op","type":"string"},` +
 		`{"name":"ts_ms","type":["null","long"],"default":null},` +
 		`{"name":"ts_us","type":["null","long"],"default":null},` +
 		`{"name":"transaction","type":["null",` + avroTransaction + `],"default":null},` +
 		`{"name":"unavailable","type":["null",{"type":"array","items":"string"}],"default":null}` +
-		`],"connect.name":` + quote(namespace+".Envelope") + `}`
+		`],"connect.name":` + quote(namespace+envelopeRecord) + `}`
 }
 
 // envelopePlan holds what of source is the same for every event of a relation, already in Avro.

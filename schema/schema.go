@@ -6,8 +6,8 @@
 // plan appends rows straight from the bytes that Postgres sent, binary or text, with no allocation a change:
 //
 //	table, err := schema.Derive(relation, descriptor, "shop.public.orders", options)
-//	keyID, err := registrar.Register(ctx, table.KeySubject, table.Key)
-//	valueID, err := registrar.Register(ctx, table.ValueSubject, table.Value)
+//	keyID, err := registrar.Register(ctx, table.KeySubject, table.Key, level)
+//	valueID, err := registrar.Register(ctx, table.ValueSubject, table.Value, level)
 //	encoder := table.Encoder(keyID, valueID)
 //	key, err = encoder.AppendKey(key[:0], change, false)
 //	value, err = encoder.AppendValue(value[:0], change, 'c', &meta)
@@ -146,6 +146,9 @@ type Options struct {
 	// labels of an enum that is written as one. CollisionsError (also when empty) or CollisionsSuffix.
 	Collisions string
 
+	// Subject makes the names of subjects, see Subjects; SubjectTopic when empty.
+	Subject string
+
 	// ExcludeColumns are patterns (path.Match) of columns that events leave out, matched against column, table.column
 	// and schema.table.column. A key column cannot be left out.
 	ExcludeColumns []string
@@ -199,10 +202,11 @@ func (o *Options) column(name string) ColumnOptions {
 	return c
 }
 
-// Registrar gives a schema its id. The registry's client and the embedded server implement it.
+// Registrar gives a schema its id: registry.Registrar.
 type Registrar interface {
-	// Register returns the id of the Avro schema under the subject, as a new version if it is not there yet.
-	Register(ctx context.Context, subject, avro string) (id int32, err error)
+	// Register returns the id of the Avro schema under the subject, as a new version if it is not there yet. level is the
+	// compatibility level that a subject gets which is not there yet, as the registry names it; "" for none of its own.
+	Register(ctx context.Context, subject, avro, level string) (id int32, err error)
 }
 
 // ValueError is a value that cannot be written as it is: its Avro type cannot hold it, or its bytes are not a value of

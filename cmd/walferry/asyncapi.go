@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"walferry/checkpoint"
 	"walferry/decode"
 	"walferry/internal/config"
 	"walferry/internal/kafka"
@@ -73,12 +74,13 @@ type topicsDescription struct {
 
 // describedTopic is a topic with events.
 type describedTopic struct {
-	name       string
-	key, value registry.Registered // key.Schema is empty without a key
-	tables     []describedTable    // of which it has the events; empty where the database was not asked
-	partitions int                 // 0: Kafka was not asked, or does not have the topic
-	replicas   int
-	settings   map[string]string
+	name                     string
+	key, value               registry.Registered // key.Schema is empty without a key
+	keySubject, valueSubject string
+	tables                   []describedTable // of which it has the events; empty where the database was not asked
+	partitions               int              // 0: Kafka was not asked, or does not have the topic
+	replicas                 int
+	settings                 map[string]string
 }
 
 type describedTable struct {
@@ -111,18 +113,20 @@ func (p *program) describeTopics(ctx context.Context, c *config.Config, database
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range names {
-		topic, ok := strings.CutSuffix(name, "-value")
-		if !ok || !database && !belongs(c, topic) && !named(c, topic) {
-			continue
-		}
+	topics, err := d.topicNames(ctx, names, slices.Sorted(maps.Keys(tables)), database, brokers)
+	if err != nil {
+		return nil, err
+	}
+	naming := c.Naming()
+	for _, topic := range topics {
 		of := tables[topic]
 		if database && of == nil {
-			if of = tables[movedAway(topic)]; of == nil {
-				continue
-			}
+			of = tables[movedAway(topic)]
 		}
-		d.topics = append(d.topics, describedTopic{name: topic, tables: of})
+		key, value := naming.Subjects(topic)
+		if _, ok := slices.BinarySearch(names, value); ok {
+			d.topics = append(d.topics, describedTopic{name: topic, tables: of, keySubject: key, valueSubject: value})
+		}
 	}
 	if database {
 		for _, topic := range slices.Sorted(maps.Keys(tables)) {
@@ -144,6 +148,74 @@ func (p *program) describeTopics(ctx context.Context, c *config.Config, database
 		err = d.readTopics(ctx)
 	}
 	return d, err
+}
+
+// movedNumber is the number in a subject of a topic that a table has moved to: checkpoint.MovedTopic makes the topic's name.
+var movedNumber = regexp.MustCompile(`\.v([0-9]+)`)
+
+// topicNames are the topics that may have events, in order: those of the tables and those that these can have moved to, by the
+// numbers in the subjects; without the database those that the subjects name, or else Kafka has.
+func (d *topicsDescription) topicNames(ctx context.Context, subjects, tables []string, database, brokers bool) ([]string, error) {
+	topics := map[string]bool{}
+	naming := d.config.Naming()
+	switch {
+	case database:
+		numbers := map[int]bool{}
+		for _, s := range subjects {
+			for _, m := range movedNumber.FindAllStringSubmatch(s, -1) {
+				if n, err := strconv.Atoi(m[1]); err == nil && n > 1 {
+					numbers[n] = true
+				}
+			}
+		}
+		for _, topic := range tables {
+			topics[topic] = true
+			for n := range numbers {
+				topics[checkpoint.MovedTopic(topic, n)] = true
+			}
+		}
+	case strings.Contains(naming.Subject, "{topic}"):
+		for _, s := range subjects {
+			if topic, ok := naming.TopicOf(s); ok && (belongs(d.config, topic) || named(d.config, topic)) {
+				topics[topic] = true
+			}
+		}
+	case brokers:
+		found, err := d.allTopics(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, topic := range found {
+			if belongs(d.config, topic) || named(d.config, topic) {
+				topics[topic] = true
+			}
+		}
+	default:
+		return nil, &usageError{err: fmt.Errorf("schema.subject is %s, so that subjects do not name their topics: leave out --no-database or --no-kafka", d.config.Schema.Subject), command: "walferry asyncapi"}
+	}
+	return slices.Sorted(maps.Keys(topics)), nil
+}
+
+// allTopics are the topics that Kafka has.
+func (d *topicsDescription) allTopics(ctx context.Context) ([]string, error) {
+	kc, err := d.config.ForKafka()
+	if err != nil {
+		return nil, err
+	}
+	client, err := kafka.New(kc)
+	if err != nil {
+		return nil, within(exitKafka, err)
+	}
+	defer client.Close()
+	found, err := client.Metadata(ctx)
+	if err != nil {
+		return nil, within(exitKafka, fmt.Errorf("ask %s for topics: %w", d.config.BootstrapServers(), err))
+	}
+	names := make([]string, len(found))
+	for i := range found {
+		names[i] = found[i].Name
+	}
+	return names, nil
 }
 
 // named says whether the configuration names a topic for a table, or that topic has moved to this one.
@@ -199,16 +271,16 @@ func (d *topicsDescription) readSchemas(ctx context.Context, s *subjects, names 
 	return each(ctx, len(d.topics), func(ctx context.Context, i int) error {
 		t := &d.topics[i]
 		var err error
-		if t.value, err = s.Version(ctx, t.name+"-value", "latest", false); err != nil {
+		if t.value, err = s.Version(ctx, t.valueSubject, "latest", false); err != nil {
 			return err
 		}
 		if _, err := avroOf(&t.value); err != nil {
 			return err
 		}
-		if _, keyed := slices.BinarySearch(names, t.name+"-key"); !keyed {
+		if _, keyed := slices.BinarySearch(names, t.keySubject); !keyed {
 			return nil
 		}
-		if t.key, err = s.Version(ctx, t.name+"-key", "latest", false); err != nil {
+		if t.key, err = s.Version(ctx, t.keySubject, "latest", false); err != nil {
 			return err
 		}
 		_, err = avroOf(&t.key)
@@ -279,7 +351,7 @@ func (d *topicsDescription) asyncAPI() (object, error) {
 		if err != nil {
 			return nil, fmt.Errorf("version %d of subject %s: %w", t.value.Version, t.value.Subject, err)
 		}
-		schemas = append(schemas, member{t.value.Subject, object{{"schemaFormat", avroFormat}, {"schema", avro}}})
+		schemas = append(schemas, member{t.schemaName(), object{{"schemaFormat", avroFormat}, {"schema", avro}}})
 		kinds := []string{"event"}
 		var key any
 		if t.key.Schema != "" {
@@ -377,6 +449,9 @@ func (d *topicsDescription) servers() (servers, security object) {
 	return servers, security
 }
 
+// schemaName is the key of the value's schema among the components: AsyncAPI allows letters, digits, . - and _ there.
+func (t *describedTopic) schemaName() string { return t.name + "-value" }
+
 func (t *describedTopic) title(value *avroReader) string {
 	if len(t.tables) == 0 {
 		return tableOf(nameOf(value.row()))
@@ -463,7 +538,7 @@ func (d *topicsDescription) message(t *describedTopic, kind string, key any) obj
 	binding = append(binding, object{{"schemaIdLocation", "payload"}, {"schemaIdPayloadEncoding", "confluent"}, {"bindingVersion", "0.4.0"}}...)
 	payload := object{{"type", "null"}}
 	if kind == "event" {
-		payload = reference("components", "schemas", t.value.Subject)
+		payload = reference("components", "schemas", t.schemaName())
 	}
 	return append(m, object{{"payload", payload}, {"bindings", object{{"kafka", binding}}}}...)
 }
@@ -510,21 +585,22 @@ func headersSchema(envelope string) object {
 // changeSchema is the JSON Schema of a record of schema.changes_topic, as docs/events.md has it.
 func changeSchema() object {
 	text, number, truth := object{{"type", "string"}}, object{{"type", "integer"}}, object{{"type", "boolean"}}
-	record := func(optional string, properties object) object {
+	record := func(optional []string, properties object) object {
 		required := []string{}
 		for _, p := range properties {
-			if p.name != optional {
+			if !slices.Contains(optional, p.name) {
 				required = append(required, p.name)
 			}
 		}
 		return object{{"type", "object"}, {"properties", properties}, {"required", required}, {"additionalProperties", false}}
 	}
-	column := record("", object{{"name", text}, {"type", text}, {"type_oid", number}, {"type_mod", number}, {"key", truth}})
-	version := record("key_id", object{
+	column := record(nil, object{{"name", text}, {"type", text}, {"type_oid", number}, {"type_mod", number}, {"key", truth}})
+	version := record([]string{"key_id", "key_subject"}, object{
 		{"schema", text}, {"table", text}, {"identity", object{{"type", "string"}, {"enum", []string{"default", "index", "full", "nothing"}}}},
 		{"columns", object{{"type", "array"}, {"items", column}}}, {"topic", text}, {"key_id", number}, {"value_id", number},
+		{"key_subject", text}, {"value_subject", text},
 	})
-	return record("", object{
+	return record(nil, object{
 		{"v", object{{"type", "integer"}, {"enum", []any{1}}}}, {"schema", text}, {"table", text}, {"oid", number}, {"commit_lsn", text}, {"lsn", text},
 		{"xid", number}, {"ts_us", number}, {"before", object{{"anyOf", []any{version, object{{"type", "null"}}}}}}, {"after", version},
 	})

@@ -92,8 +92,9 @@ func (f *findings) add(id string, s source.Severity, text, remedy string) {
 func checkAll(ctx context.Context, c *config.Config) []finding {
 	postgres, tables, captured := checkPostgres(ctx, c)
 	out := postgres
-	out = append(out, checkKafka(ctx, c, tables, captured)...)
-	out = append(out, checkRegistry(ctx, c)...)
+	saved := new(checkpoint.State)
+	out = append(out, checkKafka(ctx, c, tables, captured, saved)...)
+	out = append(out, checkRegistry(ctx, c, newTopics(c, saved), captured)...)
 	return append(out, checkLocal(ctx, c)...)
 }
 
@@ -184,7 +185,8 @@ func checkTimes(f *findings, c *config.Config, odd []source.Column) {
 	}
 }
 
-func checkKafka(ctx context.Context, c *config.Config, tables, captured []source.Table) []finding {
+// checkKafka fills saved, as far as Kafka tells.
+func checkKafka(ctx context.Context, c *config.Config, tables, captured []source.Table, saved *checkpoint.State) []finding {
 	f := &findings{of: "kafka"}
 	kc, err := c.ForKafka()
 	if err != nil {
@@ -224,11 +226,11 @@ func checkKafka(ctx context.Context, c *config.Config, tables, captured []source
 	if c.Schema.ChangesTopic != "" {
 		checkTopic(ctx, f, client, c.ChangesSpec(), "changes_topic", func(int) string { return "it is somebody else's; name another one in schema.changes_topic" })
 	}
-	saved, err := pipeline.Peek(ctx, client, c.Checkpoint.Topic)
-	if err != nil {
+	if found, err := pipeline.Peek(ctx, client, c.Checkpoint.Topic); err == nil {
+		*saved = *found
+	} else {
 		f.add("checkpoint_topic", source.Fail, fmt.Sprintf("what is saved in topic %s cannot be read, so where tables have moved to is not known: %v", c.Checkpoint.Topic, err),
 			"allow Read on the topic "+c.Checkpoint.Topic)
-		saved = new(checkpoint.State)
 	}
 	topics := checkShared(f, c, saved, captured)
 	for _, t := range tables {
@@ -242,9 +244,17 @@ func checkKafka(ctx context.Context, c *config.Config, tables, captured []source
 	return f.list
 }
 
-// checkShared finds tables that would share a topic.
+// newTopics knows where the tables of a configuration go.
+func newTopics(c *config.Config, saved *checkpoint.State) *pipeline.Topics {
+	return pipeline.NewTopics(&pipeline.Config{
+		TopicSpec: c.TopicSpec, SharesTopic: c.SharesTopic, OwnTopic: c.OwnTopic,
+		SchemaOptions: func(s, t, db, systemID string) schema.Options { return c.SchemaOptions(s, t, db, systemID, version) },
+	}, saved)
+}
+
+// checkShared finds tables that would share a topic or a subject.
 func checkShared(f *findings, c *config.Config, saved *checkpoint.State, tables []source.Table) *pipeline.Topics {
-	topics := pipeline.NewTopics(&pipeline.Config{TopicSpec: c.TopicSpec, SharesTopic: c.SharesTopic, OwnTopic: c.OwnTopic}, saved)
+	topics := newTopics(c, saved)
 	for i := range tables {
 		t := &tables[i]
 		if err := topics.Check(t.OID, t.Schema, t.Name); err != nil {

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +13,8 @@ import (
 	"walferry/decode"
 	"walferry/internal/config"
 	"walferry/internal/testbed"
+	"walferry/schema/registry"
+	"walferry/schema/registry/registrytest"
 	"walferry/source"
 )
 
@@ -183,4 +187,70 @@ admin: {listen: ""}
 		}
 	}
 	b.has(text, `large values of note, other in table "public"."orders" are not sent`)
+}
+
+// TestCheckLevels: check says which subjects have another level than the configuration, of the topic that a table is in now and by
+// the strategy, and changes none.
+func TestCheckLevels(t *testing.T) {
+	store := registry.NewStore(registrytest.NewTopic().Log(), nil)
+	server := httptest.NewServer(registry.NewServer(store, registry.ServerConfig{}))
+	defer server.Close()
+	avro := func(name string) string { return `{"type":"record","name":"` + name + `","fields":[]}` }
+	levels := map[string]registry.Level{}
+	for subject, level := range map[string]registry.Level{
+		"shop.public.same.Key": registry.Full, "shop.public.same.Envelope": registry.Full, "shop.public.moved.Envelope": registry.None,
+		"shop.public.moved.v2.Envelope": registry.Forward, "shop.public.all.Key": "", "shop.public.all-value": registry.Forward, "somebody": registry.None,
+	} {
+		if _, err := store.Register(t.Context(), subject, registry.Request{Schema: avro("R")}); err != nil {
+			t.Fatal(err)
+		}
+		if level != "" {
+			if err := store.SetLevel(t.Context(), subject, level); err != nil {
+				t.Fatal(err)
+			}
+		}
+		levels[subject], _ = store.Level(subject)
+	}
+	c, err := config.Load("walferry.yml", []byte(`name: shop
+source: {dsn: "postgres://x@127.0.0.1:1/x", all_tables: true}
+kafka: {brokers: ["127.0.0.1:1"]}
+registry: {url: "`+server.URL+`"}
+schema: {subject: record, compatibility: forward_transitive, tables: {public.same: {compatibility: full}}}
+`), func(string) (string, bool) { return "", false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables := []source.Table{{Schema: "public", Name: "same"}, {Schema: "public", Name: "moved"}, {Schema: "public", Name: "all"}, {Schema: "public", Name: "new"}}
+	saved := &checkpoint.State{Moved: map[string]*checkpoint.Moved{"shop.public.moved": {Topic: "shop.public.moved", Moves: []checkpoint.Move{{Number: 2}}}}}
+	look := func() (out []string) {
+		t.Helper()
+		for _, f := range checkRegistry(t.Context(), c, newTopics(c, saved), tables) {
+			if f.ID == "compatibility" {
+				out = append(out, string(f.Severity)+" "+f.Text+"; "+f.Remedy)
+			}
+		}
+		return out
+	}
+	want := []string{
+		`warn subject shop.public.moved.v2.Envelope of table "public"."moved" has the level FORWARD and the configuration says FORWARD_TRANSITIVE: walferry sets it when it makes a subject, and never after; ` +
+			`PUT /config/shop.public.moved.v2.Envelope {"compatibility": "FORWARD_TRANSITIVE"}; or write compatibility: forward for the table in schema.tables`,
+		`warn subject shop.public.all.Key of table "public"."all" has the level BACKWARD, that of all subjects, and the configuration says FORWARD_TRANSITIVE: walferry sets it when it makes a subject, and never after; ` +
+			`PUT /config/shop.public.all.Key {"compatibility": "FORWARD_TRANSITIVE"}; or write compatibility: backward for the table in schema.tables`,
+	}
+	if got := look(); !slices.Equal(got, want) {
+		t.Errorf("check says\n%s", strings.Join(got, "\n"))
+	}
+	for subject, before := range levels {
+		if now, _ := store.Level(subject); now != before {
+			t.Errorf("%s has become %s", subject, now)
+		}
+	}
+	for _, subject := range []string{"shop.public.moved.v2.Envelope", "shop.public.all.Key"} {
+		if err := store.SetLevel(t.Context(), subject, registry.ForwardTransitive); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := look(); len(got) != 1 || got[0] != "ok the levels of 4 subjects are those of the configuration; " {
+		t.Errorf("after the remedy check says %q", got)
+	}
 }

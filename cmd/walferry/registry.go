@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ import (
 
 	"walferry/internal/config"
 	"walferry/internal/kafka"
+	"walferry/internal/pipeline"
 	"walferry/schema"
 	"walferry/schema/registry"
 	"walferry/sink"
@@ -72,20 +74,19 @@ func (p *program) serveRegistry(ctx context.Context, c *config.Config) error {
 // registry is what run registers schemas with, and for the built-in one what serves
 // it. Nothing is asked of Kafka here: it may be away, and run says so in its own way.
 func (p *program) registry(ctx context.Context, c *config.Config, client *kafka.Client, log *slog.Logger) (schema.Registrar, func(context.Context) error, error) {
-	level := registry.Level(strings.ToUpper(c.Schema.Compatibility))
 	if c.Registry.Mode == "external" {
 		api, err := registryClient(c)
 		if err != nil {
 			return nil, nil, err
 		}
-		return registry.NewRegistrar(api, level), nil, nil
+		return registry.NewRegistrar(api), nil, nil
 	}
 	b, err := newBuiltIn(ctx, c, client, log)
 	if err != nil {
 		return nil, nil, err
 	}
 	log.Info("registry", "listen", b.listener.Addr().String(), "topic", c.Registry.Topic)
-	return registry.NewRegistrar(b.store.API(), level), b.serve, nil
+	return registry.NewRegistrar(b.store.API()), b.serve, nil
 }
 
 func registryClient(c *config.Config) (*registry.Client, error) {
@@ -326,13 +327,80 @@ func readTopic(ctx context.Context, c *config.Config, client *kafka.Client) (*re
 	return store, nil
 }
 
-// checkRegistry looks at the registry that is configured.
-func checkRegistry(ctx context.Context, c *config.Config) []finding {
+// checkRegistry looks at the registry that is configured, and at the levels of the tables' subjects.
+func checkRegistry(ctx context.Context, c *config.Config, topics *pipeline.Topics, tables []source.Table) []finding {
 	f := &findings{of: "registry"}
+	there := false
 	if c.Registry.Mode == "external" {
-		checkExternalRegistry(ctx, f, c)
-		return f.list
+		there = checkExternalRegistry(ctx, f, c)
+	} else {
+		there = checkBuiltIn(ctx, f, c)
 	}
+	if there {
+		if err := checkLevels(ctx, f, c, topics, tables); err != nil {
+			f.add("compatibility", source.Fail, "the levels of subjects cannot be read: "+err.Error(), hint(err))
+		}
+	}
+	return f.list
+}
+
+// checkLevels compares the levels of the subjects that are there with the configuration's, which they got when walferry made them.
+func checkLevels(ctx context.Context, f *findings, c *config.Config, topics *pipeline.Topics, tables []source.Table) error {
+	ctx, cancel := context.WithTimeout(ctx, kafkaCheckTimeout)
+	defer cancel()
+	s, err := subjectsOf(ctx, c)
+	if err != nil {
+		return err
+	}
+	names, err := s.Subjects(ctx, false)
+	if err != nil {
+		return err
+	}
+	type line struct {
+		table, subject string
+		want, level    registry.Level
+		own            bool
+	}
+	naming := c.Naming()
+	var lines []line
+	for i := range tables {
+		t := &tables[i]
+		want := c.Compatibility(t.Schema, t.Name)
+		key, value := naming.Subjects(topics.Topic(t.Schema, t.Name))
+		for _, subject := range []string{key, value} {
+			_, ok := slices.BinarySearch(names, subject)
+			if ok && !slices.ContainsFunc(lines, func(l line) bool { return l.subject == subject }) { // tables can share them
+				lines = append(lines, line{table: t.String(), subject: subject, want: want})
+			}
+		}
+	}
+	if err := each(ctx, len(lines), func(ctx context.Context, i int) (err error) {
+		lines[i].level, lines[i].own, err = s.Level(ctx, lines[i].subject)
+		return err
+	}); err != nil {
+		return err
+	}
+	other := 0
+	for _, l := range lines {
+		if l.level == l.want {
+			continue
+		}
+		other++
+		level := string(l.level)
+		if !l.own {
+			level += ", that of all subjects,"
+		}
+		f.add("compatibility", source.Warn, fmt.Sprintf("subject %s of table %s has the level %s and the configuration says %s: walferry sets it when it makes a subject, and never after", l.subject, l.table, level, l.want),
+			fmt.Sprintf("PUT /config/%s {\"compatibility\": \"%s\"}; or write compatibility: %s for the table in schema.tables", l.subject, l.want, strings.ToLower(string(l.level))))
+	}
+	if len(lines) > 0 && other == 0 {
+		f.add("compatibility", source.OK, fmt.Sprintf("the levels of %s are those of the configuration", several(len(lines), "subject")), "")
+	}
+	return nil
+}
+
+// checkBuiltIn looks at the registry that this configuration serves, and says whether it has subjects already.
+func checkBuiltIn(ctx context.Context, f *findings, c *config.Config) bool {
 	anonymous, err := c.AnonymousWrites()
 	switch {
 	case err != nil:
@@ -352,25 +420,26 @@ func checkRegistry(ctx context.Context, c *config.Config) []finding {
 	checkListenTLS(f, c)
 	kc, err := c.ForKafka()
 	if err != nil {
-		return f.list // which the lines about Kafka say
+		return false // which the lines about Kafka say
 	}
 	client, err := kafka.New(kc)
 	if err != nil {
-		return f.list
+		return false
 	}
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, kafkaCheckTimeout)
 	defer cancel()
 	if _, err := client.Metadata(ctx, c.Registry.Topic); err != nil {
 		f.add("topic", source.Fail, "the registry is kept in Kafka, which does not answer", "")
-		return f.list
+		return false
 	}
 	checkInternalTopic(ctx, f, client, c.Registry.Topic, "topic")
 	id := c.RegistryTransactionalID()
 	if err := askCoordinator(ctx, client, id); err != nil {
 		f.add("transactional_id", source.Fail, err.Error(), "allow Describe and Write on the transactional id "+id)
 	}
-	return f.list
+	_, exists, err := client.Partitions(ctx, c.Registry.Topic)
+	return err == nil && exists
 }
 
 // certificateLeft is how long before its end a certificate is warned of.
@@ -405,11 +474,12 @@ func checkListenTLS(f *findings, c *config.Config) {
 	}
 }
 
-func checkExternalRegistry(ctx context.Context, f *findings, c *config.Config) {
+// checkExternalRegistry says whether it answers.
+func checkExternalRegistry(ctx context.Context, f *findings, c *config.Config) bool {
 	client, err := registryClient(c)
 	if err != nil {
 		f.add("settings", source.Fail, err.Error(), hint(err))
-		return
+		return false
 	}
 	if err := client.Ping(ctx); err != nil {
 		remedy := hint(err)
@@ -417,7 +487,8 @@ func checkExternalRegistry(ctx context.Context, f *findings, c *config.Config) {
 			remedy = "compare registry.url, registry.auth and registry.tls with the registry, and see that it runs"
 		}
 		f.add("connect", source.Fail, err.Error(), remedy)
-		return
+		return false
 	}
 	f.add("connect", source.OK, "the registry at "+c.Registry.URL+" answers", "")
+	return true
 }

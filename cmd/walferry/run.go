@@ -199,7 +199,7 @@ func pipelineConfig(c *config.Config) (pipeline.Config, error) {
 		SchemaOptions: func(s, t, db, systemID string) schema.Options {
 			return c.SchemaOptions(s, t, db, systemID, version)
 		},
-		Envelope: c.Schema.Envelope, Truncate: c.Schema.Truncate, OnIncompatible: c.OnIncompatible, Changes: c.ChangesSpec(),
+		Envelope: c.Schema.Envelope, Truncate: c.Schema.Truncate, OnIncompatible: c.OnIncompatible, Compatibility: c.Compatibility, Changes: c.ChangesSpec(),
 		Checkpoint: c.CheckpointSpec(),
 		Watch:      watchInterval, StallLimit: c.Source.StallLimit.Std(), DrainTimeout: c.DrainTimeout.Std(), Standby: c.Standby, StartTimeout: startTimeout,
 		Session: checkpoint.Session{

@@ -175,7 +175,7 @@ func (p *program) plan(ctx context.Context, c *config.Config, url string, o plan
 	pl := &planner{
 		config: c, subjects: subjects, before: rehearsal.Before, after: rehearsal.After, trigger: rehearsal.DDLTrigger, scratch: plan.Scratch,
 		version14: rehearsal.System.Major() == 14,
-		topics:    pipeline.NewTopics(&pipeline.Config{TopicSpec: c.TopicSpec, SharesTopic: c.SharesTopic, OwnTopic: c.OwnTopic}, saved),
+		topics:    newTopics(c, saved),
 	}
 	return plan, pl.make(ctx, plan)
 }
@@ -449,7 +449,7 @@ func (pl *planner) table(ctx context.Context, after *derived) (*plannedTable, er
 		if s.now == "" || s.now == s.was && !moved {
 			continue
 		}
-		sub, err := pl.subject(ctx, s.subject, s.now, s.was)
+		sub, err := pl.subject(ctx, s.subject, s.now, s.was, pl.config.Compatibility(after.Schema, after.Name))
 		if err != nil {
 			return nil, err
 		}
@@ -475,8 +475,9 @@ func valueOf(d *derived) string {
 	return d.table.Value
 }
 
-// subject asks the registry about a new schema; was is the one that the subject has, or gets before it, and "" for none.
-func (pl *planner) subject(ctx context.Context, name, now, was string) (*plannedSubject, error) {
+// subject asks the registry about a new schema; was is the one that the subject has, or gets before it, and "" for none. level is
+// for one that is not there yet.
+func (pl *planner) subject(ctx context.Context, name, now, was string, level registry.Level) (*plannedSubject, error) {
 	s := &plannedSubject{Subject: name, Verdict: verdictCompatible, Changes: []registry.Difference{}, Findings: []planFinding{}, Messages: []string{}}
 	next, err := registry.ParseAvro(now)
 	if err != nil {
@@ -489,7 +490,7 @@ func (pl *planner) subject(ctx context.Context, name, now, was string) (*planned
 	if err != nil {
 		return nil, err
 	}
-	if s.Level, err = pl.level(ctx, name); err != nil {
+	if s.Level, err = pl.level(ctx, name, level); err != nil {
 		return nil, err
 	}
 	s.previous = make([]registry.Previous, len(numbers))
@@ -574,15 +575,15 @@ func (pl *planner) registered(ctx context.Context, subject, avro string) (int, e
 	return n, err
 }
 
-// level is the one that counts for a subject, or will once walferry has made it, as registry.Registrar does.
-func (pl *planner) level(ctx context.Context, subject string) (registry.Level, error) {
+// level is the one that counts for a subject, or will once walferry has made it with this one, as registry.Registrar does.
+func (pl *planner) level(ctx context.Context, subject string, made registry.Level) (registry.Level, error) {
 	level, own, err := pl.subjects.Level(ctx, subject)
-	if err != nil || own || pl.config.Schema.Compatibility == "" {
+	if err != nil || own {
 		return level, err
 	}
 	there, err := pl.subjects.HasSubject(ctx, subject)
 	if err == nil && !there {
-		level = registry.Level(strings.ToUpper(pl.config.Schema.Compatibility))
+		level = made
 	}
 	return level, err
 }

@@ -16,7 +16,6 @@ import (
 	"walferry/checkpoint"
 	"walferry/internal/config"
 	"walferry/internal/kafka"
-	"walferry/internal/pipeline"
 	"walferry/internal/testbed"
 	"walferry/schema/registry"
 	"walferry/schema/registry/registrytest"
@@ -180,8 +179,8 @@ func (b *planBed) register() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	pl := &planner{config: b.config, topics: pipeline.NewTopics(&pipeline.Config{TopicSpec: b.config.TopicSpec}, new(checkpoint.State))}
-	registrar := registry.NewRegistrar(b.store.API(), registry.Level(strings.ToUpper(b.config.Schema.Compatibility)))
+	pl := &planner{config: b.config, topics: newTopics(b.config, new(checkpoint.State))}
+	registrar := registry.NewRegistrar(b.store.API())
 	for i := range r.Before.Tables {
 		d := pl.derive(&r.Before.Tables[i])
 		if d.err != nil {
@@ -191,7 +190,7 @@ func (b *planBed) register() {
 			if avro == "" {
 				continue
 			}
-			if _, err := registrar.Register(b.t.Context(), subject, avro); err != nil {
+			if _, err := registrar.Register(b.t.Context(), subject, avro, string(b.config.Compatibility(d.Schema, d.Name))); err != nil {
 				b.t.Fatal(err)
 			}
 		}
@@ -496,7 +495,7 @@ func TestCompatibilityTable(t *testing.T) {
 		if strings.Contains(row[1], "`schema.enum: enum`") {
 			own.Schema.Enum = "enum"
 		}
-		pl := &planner{config: &own, topics: pipeline.NewTopics(&pipeline.Config{TopicSpec: own.TopicSpec}, new(checkpoint.State))}
+		pl := &planner{config: &own, topics: newTopics(&own, new(checkpoint.State))}
 		var versions [][][2]string // of each step, subjects with their schemas
 		add := func(s *source.Shape) {
 			t.Helper()

@@ -14,6 +14,7 @@ import (
 
 	"walferry/internal/config"
 	"walferry/internal/kafka"
+	"walferry/schema"
 	"walferry/schema/registry"
 )
 
@@ -107,7 +108,8 @@ func (s *subjects) subject(ctx context.Context, name string, deleted bool) (stri
 		return name, versions, err
 	}
 	if schemaName, table, ok := strings.Cut(name, "."); ok && !strings.Contains(table, ".") && s.config != nil {
-		of := s.config.TopicName(schemaName, table) + "-value"
+		naming := s.config.Naming()
+		_, of := naming.Subjects(s.config.TopicName(schemaName, table))
 		versions, e := s.some(ctx, of, deleted)
 		if !isCode(e, registry.CodeSubjectNotFound) {
 			return of, versions, e
@@ -118,6 +120,28 @@ func (s *subjects) subject(ctx context.Context, name string, deleted bool) (stri
 		return "", nil, e
 	}
 	return "", nil, &subjectError{name: name, deleted: slices.Contains(all, name), near: near(name, all), err: err}
+}
+
+// keyOf is the subject of the keys that belong to the values of a subject, whose record has this full name: by the configuration, or as
+// somebody else would name it. It is "" for what is no such subject.
+func (s *subjects) keyOf(subject, record string) string {
+	templates := []string{schema.SubjectTopic, schema.SubjectTopicRecord, schema.SubjectRecord}
+	if s.config != nil {
+		templates = append([]string{s.config.Naming().Subject}, templates...)
+	}
+	for _, envelope := range []string{schema.EnvelopeDebezium, schema.EnvelopeRow} {
+		for _, template := range templates {
+			naming := schema.Options{Envelope: envelope, Subject: template}
+			topic, ok := naming.TopicOf(subject)
+			if !ok {
+				topic = record[:max(0, strings.LastIndexByte(record, '.'))] // the record's name says as much of it as is needed
+			}
+			if key, value := naming.Subjects(topic); value == subject {
+				return key
+			}
+		}
+	}
+	return ""
 }
 
 // some is Versions for a subject that has some: one without any is not there, whatever a registry says.

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -90,8 +89,8 @@ func (s *subjects) showAs(ctx context.Context, as string, r *registry.Registered
 		return indented.String(), err
 	}
 	var key []string
-	if topic, ok := strings.CutSuffix(r.Subject, "-value"); ok {
-		of, err := s.Version(ctx, topic+"-key", "latest", false)
+	if subject := s.keyOf(r.Subject, nameOf(tree.root)); subject != "" {
+		of, err := s.Version(ctx, subject, "latest", false)
 		switch {
 		case isCode(err, registry.CodeSubjectNotFound): // a table without a key
 		case err != nil:

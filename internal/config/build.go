@@ -143,6 +143,19 @@ func (c *Config) OnIncompatible(schemaName, table string) string {
 	return cmp.Or(c.table(schemaName, table).OnIncompatible, c.Schema.OnIncompatible)
 }
 
+// Compatibility is the level that this table's subjects get when walferry creates them.
+func (c *Config) Compatibility(schemaName, table string) registry.Level {
+	return registry.Level(strings.ToUpper(cmp.Or(c.table(schemaName, table).Compatibility, c.Schema.Compatibility)))
+}
+
+// subjects are the strategies that schema.subject names, by name.
+var subjects = map[string]string{"topic": schema.SubjectTopic, "record": schema.SubjectRecord, "topic-record": schema.SubjectTopicRecord}
+
+// Naming is the part of the options of package schema that names subjects.
+func (c *Config) Naming() schema.Options {
+	return schema.Options{Envelope: c.Schema.Envelope, Subject: cmp.Or(subjects[c.Schema.Subject], c.Schema.Subject)}
+}
+
 // SharesTopic says whether the table's topic is named for it by itself: it may then be that of other such tables.
 func (c *Config) SharesTopic(schemaName, table string) bool {
 	return c.table(schemaName, table).Topic != ""
@@ -254,12 +267,14 @@ func (c *Config) TopicName(schemaName, table string) string {
 // SchemaOptions are the options of package schema for one table. db, systemID and
 // version are what the events' source block says.
 func (c *Config) SchemaOptions(schemaName, table, db, systemID, version string) schema.Options {
+	naming := c.Naming()
 	o := schema.Options{
 		Name:     c.Kafka.Topic.Prefix,
 		DB:       db,
 		SystemID: systemID,
 		Version:  version,
-		Envelope: c.Schema.Envelope,
+		Envelope: naming.Envelope,
+		Subject:  naming.Subject,
 		ColumnOptions: schema.ColumnOptions{
 			Numeric:       c.Schema.Numeric,
 			Unconstrained: c.Schema.Unconstrained,

@@ -138,14 +138,16 @@ type Schema struct {
 	Columns        map[string]Column   `yaml:"columns" doc:"The choices from numeric to toast for single columns, by schema.table.column." example:"{public.orders.amount: {numeric: string}}"`
 	Keys           map[string][]string `yaml:"keys" doc:"Columns of the record key by schema.table, instead of those of the replica identity. They must be part of it, unless it is full." example:"{public.orders: [customer_id, id]}"`
 	Truncate       string              `yaml:"truncate" enum:"emit,skip,stop" doc:"emit: a truncate event to every partition of the table's topic. skip: none, counted in the metrics. stop: the stream stops before it. A truncate event has no key, so a compacted topic cannot take it."`
+	Subject        string              `yaml:"subject" doc:"Names of the subjects in the registry: topic, record or topic-record, as Confluent's TopicNameStrategy, RecordNameStrategy and TopicRecordNameStrategy make them, or a template of one's own with {topic}, {record} (full name of the schema's record) and {kind} (key or value). topic is {topic}-{kind}, record is {record}, topic-record is {topic}-{record}."`
 	Compatibility  string              `yaml:"compatibility" enum:"none,backward,backward_transitive,forward,forward_transitive,full,full_transitive" doc:"Compatibility level of the subjects that walferry creates; it is set once, before the first version, and never touched afterwards. Adding and dropping columns is compatible under every level."`
 	OnIncompatible string              `yaml:"on_incompatible" enum:"stop,force,new-topic" doc:"When the registry refuses a new version of a table's schema as incompatible. stop: the stream stops before the first event that needs it. force: it is registered all the same, and readers that use it on older events fail. new-topic: the table's events go on in the topic <topic>.v2 (then .v3 and so on), which has subjects of its own."`
-	Tables         map[string]Table    `yaml:"tables" doc:"Choices for single tables, by schema.table: on_incompatible and toast as above, and topic, the table's topic instead of the one that kafka.topic.template gives it. Tables for which the same topic is named here share it; no others may." example:"{public.orders: {on_incompatible: new-topic, toast: refetch}, 'public.\"odd name\"': {topic: shop.odd-name}}"`
+	Tables         map[string]Table    `yaml:"tables" doc:"Choices for single tables, by schema.table: compatibility, on_incompatible and toast as above, and topic, the table's topic instead of the one that kafka.topic.template gives it. Tables for which the same topic is named here share it; no others may." example:"{public.orders: {on_incompatible: new-topic, toast: refetch}, 'public.\"odd name\"': {topic: shop.odd-name}}"`
 	ChangesTopic   string              `yaml:"changes_topic" doc:"Topic that gets one JSON record for each change of a captured table's columns, types or keys, in the transaction of the first event after it; empty turns it off." example:"shop.schema-changes"`
 }
 
 // Table are the choices of one table; an empty one is that of Schema.
 type Table struct {
+	Compatibility  string `yaml:"compatibility" enum:",none,backward,backward_transitive,forward,forward_transitive,full,full_transitive" doc:"As schema.compatibility. Tables that share a topic have one level."`
 	OnIncompatible string `yaml:"on_incompatible" enum:",stop,force,new-topic" doc:"As schema.on_incompatible."`
 	Toast          string `yaml:"toast" enum:",mark,placeholder,refetch" doc:"As schema.toast, for the columns that schema.columns says nothing else of."`
 	Topic          string `yaml:"topic" doc:"Topic of the table, instead of the one that kafka.topic.template gives it. Tables for which the same one is named here share it."`
@@ -269,7 +271,7 @@ func Default() *Config {
 			RequestTimeout:     Duration(10 * time.Second),
 			BatchBytes:         8 << 20,
 		},
-		Schema:       Schema{Envelope: "debezium", UpdateBefore: "sent", Numeric: "precise", Unconstrained: "string", Time: "avro", Binary: "bytes", Enum: "string", Range: "text", Array: "array", Toast: "mark", Collisions: "error", Truncate: "emit", Compatibility: "backward", OnIncompatible: "stop"},
+		Schema:       Schema{Envelope: "debezium", UpdateBefore: "sent", Numeric: "precise", Unconstrained: "string", Time: "avro", Binary: "bytes", Enum: "string", Range: "text", Array: "array", Toast: "mark", Collisions: "error", Truncate: "emit", Subject: "topic", Compatibility: "backward", OnIncompatible: "stop"},
 		Registry:     Registry{Mode: "built-in", Listen: "127.0.0.1:8081", Topic: "_schemas", Timeout: Duration(10 * time.Second), AllowAnonymousReads: true},
 		Errors:       Errors{Value: "stop", TooLarge: "stop", Schema: "stop"},
 		Admin:        Admin{Listen: "127.0.0.1:8080"},

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 var (
@@ -33,14 +34,13 @@ func (c *Config) validate() ErrorList {
 	c.validateKafka(v)
 	c.validateRegistry(v)
 
-	for key := range c.Schema.Columns {
-		v.pattern("schema.columns."+key, key, 3, "schema.table.column")
-	}
+	distinct(v, "schema.columns", c.Schema.Columns, 3, "schema.table.column")
+	distinct(v, "schema.keys", c.Schema.Keys, 2, "schema.table")
 	for key, columns := range c.Schema.Keys {
-		v.pattern("schema.keys."+key, key, 2, "schema.table")
 		v.check(len(columns) > 0, "schema.keys."+key, "the key has no columns", "list them, or leave the table out to use its replica identity")
 	}
 	c.validateTables(v)
+	v.subject(c.Schema.Subject)
 	if t := c.Schema.ChangesTopic; t != "" {
 		v.check(topicName.MatchString(t), "schema.changes_topic", fmt.Sprintf("%q is not a topic name", t), "use letters, digits, _ - and . only, 249 at most")
 		v.check(t != c.Checkpoint.Topic && t != c.Registry.Topic, "schema.changes_topic", "this topic is walferry's own", "give the schema changes a topic of their own")
@@ -56,9 +56,10 @@ func (c *Config) validate() ErrorList {
 }
 
 func (c *Config) validateTables(v *validator) {
+	distinct(v, "schema.tables", c.Schema.Tables, 2, "schema.table")
 	at := map[string][]string{} // tables by the topic that is named for them
-	for key, t := range c.Schema.Tables {
-		v.pattern("schema.tables."+key, key, 2, "schema.table")
+	for _, key := range slices.Sorted(maps.Keys(c.Schema.Tables)) {
+		t := c.Schema.Tables[key]
 		v.check(!strings.Contains(key, "*") || strings.Contains(key, `"`), "schema.tables."+key, "a wildcard stands for no single table here", "name each table")
 		if t.Topic != "" {
 			path := "schema.tables." + key + ".topic"
@@ -69,6 +70,9 @@ func (c *Config) validateTables(v *validator) {
 	}
 	for topic, keys := range at {
 		for _, key := range keys {
+			level := func(key string) string { return cmp.Or(c.Schema.Tables[key].Compatibility, c.Schema.Compatibility) }
+			v.check(level(key) == level(keys[0]), "schema.tables."+key+".compatibility",
+				fmt.Sprintf("%s, which has the same topic and so the same subjects, has the level %s", keys[0], level(keys[0])), "write the same level for both")
 			v.check(len(keys) == 1 || cmp.Or(c.Schema.Tables[key].OnIncompatible, c.Schema.OnIncompatible) != "new-topic", "schema.tables."+key+".on_incompatible",
 				"with new-topic one table would move out of the topic "+topic+" that several share", "write stop or force for each of them")
 		}
@@ -255,8 +259,9 @@ func (v *validator) tls(path string, t *TLS) {
 }
 
 // pattern checks that p has the parts of a qualified name, as package source
-// reads it: a part in double quotes is taken as it is, "" in it is a quote.
-func (v *validator) pattern(path, p string, parts int, form string) {
+// reads it: a part in double quotes is taken as it is, "" in it is a quote. It says
+// whether that is so.
+func (v *validator) pattern(path, p string, parts int, form string) bool {
 	n, rest, ok := 0, p, true
 	for ok {
 		n++
@@ -283,7 +288,43 @@ func (v *validator) pattern(path, p string, parts int, form string) {
 		ok = rest[i] == '.'
 		rest = rest[i+1:]
 	}
-	v.check(ok && n == parts, path, fmt.Sprintf("%q is not of the form %s", p, form), "write "+form+"; * is a wildcard, and a name with a dot in it is put in double quotes")
+	ok = ok && n == parts
+	v.check(ok, path, fmt.Sprintf("%q is not of the form %s", p, form), "write "+form+"; * is a wildcard, and a name with a dot in it is put in double quotes")
+	return ok
+}
+
+// distinct checks the keys of m, which are qualified names: two of them may not be one name in two spellings.
+func distinct[T any](v *validator, path string, m map[string]T, n int, form string) {
+	first := map[string]string{}
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		if !v.pattern(path+"."+key, key, n, form) {
+			continue
+		}
+		name := strings.Join(parts(key), "\x00") // which no name of Postgres has
+		other, twice := first[name]
+		v.check(!twice, path+"."+key, "this is "+other+" in another spelling", "write both under one of them")
+		first[name] = key
+	}
+}
+
+// subject checks that a key's subject is never a value's, and that tables do not have one subject all.
+func (v *validator) subject(s string) {
+	const path = "schema.subject"
+	rest := strings.NewReplacer("{topic}", "t", "{record}", "r", "{kind}", "k").Replace(s)
+	topic, record, kind := strings.Contains(s, "{topic}"), strings.Contains(s, "{record}"), strings.Contains(s, "{kind}")
+	switch {
+	case subjects[s] != "":
+	case !strings.Contains(s, "{"):
+		v.check(false, path, fmt.Sprintf("%q is not a choice", s), "write topic, record or topic-record, or a template such as {topic}-{kind}")
+	case strings.ContainsAny(rest, "{}"), strings.ContainsFunc(rest, unicode.IsControl):
+		v.check(false, path, fmt.Sprintf("%q does not make names of subjects", s), "use {topic}, {record} and {kind}, and no other braces or control characters")
+	case !topic && !record:
+		v.check(false, path, "all tables would have the same subjects", "write {topic} or {record} into it")
+	case !kind && !record:
+		v.check(false, path, "key and value of a table would have the same subject", "write {kind} or {record} into it")
+	case strings.HasPrefix(s, ":"):
+		v.check(false, path, "what begins with a colon names a context of the registry, whose ids readers of events do not find", "begin it with something else")
+	}
 }
 
 // template checks that every table gets a topic of its own.

@@ -18,6 +18,7 @@ import (
 	"walferry/internal/kafka"
 	"walferry/internal/testbed"
 	"walferry/schema"
+	"walferry/schema/registry"
 	"walferry/sink"
 	"walferry/source"
 )
@@ -31,7 +32,7 @@ type registrar struct {
 	err   error // what every question is answered with, if set
 }
 
-func (r *registrar) Register(_ context.Context, subject, avro string) (int32, error) {
+func (r *registrar) Register(_ context.Context, subject, avro, _ string) (int32, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.asked++
@@ -188,8 +189,9 @@ func (b *bed) config() Config {
 			return schema.Options{Name: b.name, DB: db, SystemID: systemID, Version: "test"}
 		},
 		Envelope: schema.EnvelopeDebezium, Truncate: "emit",
-		Checkpoint: sink.TopicSpec{Name: "_walferry." + b.name, Partitions: 1, ReplicationFactor: 1, CleanupPolicy: "compact"},
-		Watch:      time.Minute, StallLimit: 30 * time.Second, DrainTimeout: 20 * time.Second, Standby: true, StartTimeout: time.Minute,
+		Compatibility: func(_, _ string) registry.Level { return registry.Backward },
+		Checkpoint:    sink.TopicSpec{Name: "_walferry." + b.name, Partitions: 1, ReplicationFactor: 1, CleanupPolicy: "compact"},
+		Watch:         time.Minute, StallLimit: 30 * time.Second, DrainTimeout: 20 * time.Second, Standby: true, StartTimeout: time.Minute,
 		Session: checkpoint.Session{Instance: "test", Program: "test"},
 	}
 	if b.adjust != nil {

@@ -35,6 +35,9 @@ type tableVersion struct {
 	Topic    string          `json:"topic"`
 	KeyID    int32           `json:"key_id,omitempty"`
 	ValueID  int32           `json:"value_id"`
+
+	KeySubject   string `json:"key_subject,omitempty"`
+	ValueSubject string `json:"value_subject"`
 }
 
 type columnVersion struct {
@@ -51,6 +54,7 @@ func newTableVersion(rec *relationRecord) *tableVersion {
 	}
 	r := rec.Relation
 	v := &tableVersion{Schema: r.Schema, Table: r.Name, Identity: r.Identity.String(), Topic: rec.Topic, KeyID: rec.KeyID, ValueID: rec.ValueID}
+	v.KeySubject, v.ValueSubject = rec.subjects()
 	for _, c := range r.Columns {
 		v.Columns = append(v.Columns, columnVersion{Name: c.Name, Type: typeName(rec.Descriptor, c.Type), OID: c.Type, Mod: c.Mod, Key: c.Key})
 	}

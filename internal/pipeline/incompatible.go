@@ -26,6 +26,14 @@ func (l *loop) policy(rel *decode.Relation) string {
 	return l.cfg.OnIncompatible(rel.Schema, rel.Name)
 }
 
+// level is what walferry gives the table's subjects when it creates them.
+func (l *loop) level(rel *decode.Relation) registry.Level {
+	if l.cfg.Compatibility == nil {
+		return ""
+	}
+	return l.cfg.Compatibility(rel.Schema, rel.Name)
+}
+
 // register compiles a schema and asks for its id. A registry that does not answer is asked again for as long as the
 // session lives: the stall limit ends it.
 func (l *loop) register(ctx context.Context, rel *decode.Relation, subject, avro string) (int32, error) {
@@ -34,7 +42,7 @@ func (l *loop) register(ctx context.Context, rel *decode.Relation, subject, avro
 	}
 	var id int32
 	plain := func(ctx context.Context) (err error) {
-		id, err = l.registry.Register(ctx, subject, avro)
+		id, err = l.registry.Register(ctx, subject, avro, string(l.level(rel)))
 		return err
 	}
 	// What the stall asks is the same question: registering twice gives one id, and the next session finds it at hand.
@@ -176,10 +184,11 @@ func (l *loop) move(name, to string, m checkpoint.Move) {
 	l.health.incompatible(incompatibleNewTopic)
 }
 
-// unused is the next number of a topic that is not the topic of another table by its name.
-func (l *loop) unused(name string, number int) int {
+// unused is the next number of a topic that is not the topic of another table by its name, and shares no subject with one.
+func (l *loop) unused(rel *decode.Relation, name string, number int) int {
+	n := tableName{rel.Schema, rel.Name}
 	for number++; ; number++ {
-		if topic := checkpoint.MovedTopic(name, number); !l.topics.taken(topic) && !l.published.taken(topic) {
+		if topic := checkpoint.MovedTopic(name, number); !l.topics.taken(n, topic) && !l.published.taken(n, topic) {
 			return number
 		}
 	}

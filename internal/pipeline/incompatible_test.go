@@ -28,8 +28,8 @@ type real struct {
 	seen *registrar
 }
 
-func (r *real) Register(ctx context.Context, subject, avro string) (int32, error) {
-	id, err := r.Registrar.Register(ctx, subject, avro)
+func (r *real) Register(ctx context.Context, subject, avro, level string) (int32, error) {
+	id, err := r.Registrar.Register(ctx, subject, avro, level)
 	return r.note(id, avro, err)
 }
 
@@ -56,7 +56,7 @@ func (b *bed) withRegistry() *registry.Store {
 	if err := store.Open(b.t.Context()); err != nil {
 		b.t.Fatal(err)
 	}
-	b.register = &real{registry.NewRegistrar(store.API(), registry.Backward), b.registry}
+	b.register = &real{registry.NewRegistrar(store.API()), b.registry}
 	return store
 }
 
@@ -311,13 +311,16 @@ func TestForceKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.adjust = func(c *Config) { c.OnIncompatible = func(_, _ string) string { return incompatibleForce } }
+	b.adjust = func(c *Config) {
+		c.OnIncompatible = func(_, _ string) string { return incompatibleForce }
+		c.Compatibility = func(_, _ string) registry.Level { return registry.Full }
+	}
 	pg.Exec(testbed.Owner, `CREATE TABLE item (id int PRIMARY KEY, v text)`)
 	b.publish("item")
 	subject := b.name + ".public.item-value"
 	want := "c0=a"
 	for step, typ := range []string{"int", "boolean", "bytea", "date"} {
-		b.register = &real{registry.NewRegistrar(client, registry.Full), b.registry}
+		b.register = &real{registry.NewRegistrar(client), b.registry}
 		r := b.start()
 		r.first(t)
 		if step == 0 {

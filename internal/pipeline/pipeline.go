@@ -57,14 +57,16 @@ type Config struct {
 	// OnIncompatible returns what happens when the registry refuses a table's schema as incompatible: stop, force or
 	// new-topic. nil is stop.
 	OnIncompatible func(schemaName, table string) string
-	Changes        sink.TopicSpec // topic of schema changes; without a name for none
-	Checkpoint     sink.TopicSpec
-	StallLimit     time.Duration // how long a transaction may be in flight before the slot is given back
-	DrainTimeout   time.Duration // bound of a requested stop
-	Standby        bool          // wait while another instance holds the slot
-	AfterUpgrade   bool          // accept, once and only after a drain, another system identifier
-	StartTimeout   time.Duration // how long servers may be out of reach before anything was delivered; 0 is for ever
-	Watch          time.Duration // how often the publication and its tables are looked at
+	// Compatibility returns the level that the subjects of a table get when they are not there yet. nil is that of all subjects.
+	Compatibility func(schemaName, table string) registry.Level
+	Changes       sink.TopicSpec // topic of schema changes; without a name for none
+	Checkpoint    sink.TopicSpec
+	StallLimit    time.Duration // how long a transaction may be in flight before the slot is given back
+	DrainTimeout  time.Duration // bound of a requested stop
+	Standby       bool          // wait while another instance holds the slot
+	AfterUpgrade  bool          // accept, once and only after a drain, another system identifier
+	StartTimeout  time.Duration // how long servers may be out of reach before anything was delivered; 0 is for ever
+	Watch         time.Duration // how often the publication and its tables are looked at
 	// Drain publishes what was committed before the start, saves that the pipeline is drained, confirms the end, and
 	// returns: the slot has then consumed everything, which a planned move needs. See Pipeline.Drained.
 	Drain bool

@@ -71,6 +71,28 @@ type relationRecord struct {
 	KeyID      int32  `json:"key_id,omitempty"`
 	ValueHash  string `json:"value_hash"`
 	ValueID    int32  `json:"value_id"`
+	// KeySubject and ValueSubject have the schemas; KeySubject is empty without a key, and both in what older versions wrote.
+	KeySubject   string `json:"key_subject,omitempty"`
+	ValueSubject string `json:"value_subject,omitempty"`
+}
+
+// subjects are KeySubject and ValueSubject, also of a record that has none: they were of the topic then.
+func (r *relationRecord) subjects() (key, value string) {
+	if r.ValueSubject != "" {
+		return r.KeySubject, r.ValueSubject
+	}
+	key, value = (&schema.Options{Subject: schema.SubjectTopic}).Subjects(r.Topic)
+	if r.KeyHash == "" {
+		key = ""
+	}
+	return key, value
+}
+
+// sameSchemas says whether another version has the same schemas under the same subjects.
+func (r *relationRecord) sameSchemas(o *relationRecord) bool {
+	key, value := r.subjects()
+	otherKey, otherValue := o.subjects()
+	return r.KeyHash == o.KeyHash && r.ValueHash == o.ValueHash && key == otherKey && value == otherValue
 }
 
 // PartitionsChangedError says that a topic's partition count is not the one its keys were spread over.
@@ -184,7 +206,7 @@ func (l *loop) newTable(ctx context.Context, rel *decode.Relation, before *relat
 		return nil, err
 	}
 	rec := v.rec
-	if saved == nil || saved.Relation == nil || !saved.Relation.Equal(rel) || saved.KeyID != rec.KeyID || saved.ValueID != rec.ValueID || saved.Topic != rec.Topic {
+	if saved == nil || saved.Relation == nil || !saved.Relation.Equal(rel) || !saved.sameSchemas(&rec) || saved.KeyID != rec.KeyID || saved.ValueID != rec.ValueID || saved.Topic != rec.Topic {
 		if err := l.saveRelation(rel.ID, at, &rec); err != nil {
 			return nil, err
 		}
@@ -231,7 +253,7 @@ func (l *loop) placed(ctx context.Context, rel *decode.Relation, desc *decode.De
 			return nil, err
 		}
 		l.log.Warn("the registry refuses the schema as incompatible: the table's events go on in another topic", "table", rel.String(), "topic", spec.Name, "reason", err)
-		number = l.unused(name, number)
+		number = l.unused(rel, name, number)
 	}
 }
 
@@ -246,7 +268,8 @@ func (l *loop) in(ctx context.Context, spec sink.TopicSpec, rel *decode.Relation
 		return nil, fmt.Errorf("only as text can be read: column %s: %w", strings.Join(st.TextColumns, ", "), errTextMode)
 	}
 	rec := relationRecord{
-		Relation: rel, Descriptor: desc, Told: saved != nil && (saved.Facts || saved.Told), Topic: topic, ValueHash: fingerprint(st.Value),
+		Relation: rel, Descriptor: desc, Told: saved != nil && (saved.Facts || saved.Told), Topic: topic,
+		ValueHash: fingerprint(st.Value), KeySubject: st.KeySubject, ValueSubject: st.ValueSubject,
 	}
 	if st.Key != "" {
 		rec.KeyHash = fingerprint(st.Key)
@@ -267,7 +290,7 @@ func (l *loop) in(ctx context.Context, spec sink.TopicSpec, rel *decode.Relation
 	if before != nil && before.Topic == topic && before.Partitions != info.Partitions {
 		return nil, &PartitionsChangedError{Topic: topic, Had: before.Partitions, Have: info.Partitions}
 	}
-	if saved != nil && saved.KeyHash == rec.KeyHash && saved.ValueHash == rec.ValueHash {
+	if saved != nil && saved.sameSchemas(&rec) {
 		rec.KeyID, rec.ValueID = saved.KeyID, saved.ValueID
 		return &version{st, rec}, nil
 	}

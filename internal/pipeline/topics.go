@@ -3,14 +3,15 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/jackc/pglogrepl"
 
 	"walferry/checkpoint"
 	"walferry/decode"
+	"walferry/schema"
 	"walferry/source"
 )
 
@@ -19,19 +20,34 @@ type tableName struct{ schema, name string }
 
 func (n tableName) String() string { return (&source.Table{Schema: n.schema, Name: n.name}).String() }
 
-// Topics knows which tables' events go where, and finds two tables that would have one topic by accident: each one's
-// schemas would be checked against the other's, and a key of one be taken for that of the other. The subjects of two topics
-// always differ, so tables that topics part are parted in the registry too.
+// Topics knows which tables' events go where, and finds two tables that would have one topic or one subject by accident: each
+// one's schemas would be checked against the other's, and in one topic a key of one be taken for that of the other.
 type Topics struct {
 	cfg   *Config
 	saved *checkpoint.State
-	names map[uint32]tableName            // by OID
-	by    map[string]map[uint32]tableName // by the topic that the name gives
+	names map[uint32]tableName           // by OID
+	by    map[claim]map[uint32]tableName // by what the name gives
 }
 
-// NewTopics knows no table yet; saved is where tables have moved to. Of cfg it uses TopicSpec, SharesTopic and OwnTopic.
+// claim is what a table has for itself: a topic, or a subject of it.
+type claim struct {
+	subject bool
+	name    string
+}
+
+// NewTopics knows no table yet; saved is where tables have moved to. Of cfg it uses TopicSpec, SharesTopic, OwnTopic and SchemaOptions.
 func NewTopics(cfg *Config, saved *checkpoint.State) *Topics {
-	return &Topics{cfg: cfg, saved: saved, names: map[uint32]tableName{}, by: map[string]map[uint32]tableName{}}
+	return &Topics{cfg: cfg, saved: saved, names: map[uint32]tableName{}, by: map[claim]map[uint32]tableName{}}
+}
+
+// claims are the topic and its subjects, for a table's events.
+func (t *Topics) claims(n tableName, topic string) [3]claim {
+	var o schema.Options
+	if t.cfg.SchemaOptions != nil {
+		o = t.cfg.SchemaOptions(n.schema, n.name, "", "")
+	}
+	key, value := o.Subjects(topic)
+	return [3]claim{{false, topic}, {true, key}, {true, value}}
 }
 
 // Add says that the table with this OID has this name, in place of the one that it had.
@@ -43,13 +59,16 @@ func (t *Topics) Add(oid uint32, schemaName, table string) {
 	}
 	t.names[oid] = n
 	if known {
-		delete(t.by[t.cfg.TopicSpec(old.schema, old.name).Name], oid)
+		for _, c := range t.claims(old, t.cfg.TopicSpec(old.schema, old.name).Name) {
+			delete(t.by[c], oid)
+		}
 	}
-	topic := t.cfg.TopicSpec(schemaName, table).Name
-	if t.by[topic] == nil {
-		t.by[topic] = map[uint32]tableName{}
+	for _, c := range t.claims(n, t.cfg.TopicSpec(schemaName, table).Name) {
+		if t.by[c] == nil {
+			t.by[c] = map[uint32]tableName{}
+		}
+		t.by[c][oid] = n
 	}
-	t.by[topic][oid] = n
 }
 
 // Topic is where the table's events go now.
@@ -58,8 +77,8 @@ func (t *Topics) Topic(schemaName, table string) string {
 	return checkpoint.MovedTopic(topic, t.saved.Number(topic, checkpoint.Position{Commit: ^pglogrepl.LSN(0)}))
 }
 
-// Check returns a *SharedTopicError when the table, which need not be added, would share its topic with another one or with
-// what walferry keeps, unless the configuration names the topic for both.
+// Check returns a *SharedTopicError when the table, which need not be added, would share its topic or a subject with another one
+// or its topic with what walferry keeps, unless the configuration names the topic for both.
 func (t *Topics) Check(oid uint32, schemaName, table string) error {
 	me, topic := tableName{schemaName, table}, t.cfg.TopicSpec(schemaName, table).Name
 	moved := t.Topic(schemaName, table)
@@ -71,27 +90,44 @@ func (t *Topics) Check(oid uint32, schemaName, table string) error {
 		}
 	}
 	shares := func(n tableName) bool { return t.cfg.SharesTopic != nil && t.cfg.SharesTopic(n.schema, n.name) }
-	for _, other := range t.others(topic, oid, me) {
-		if !shares(me) || !shares(other) {
-			return &SharedTopicError{Table: me.String(), Other: other.String(), Topic: moved}
+	mine := t.claims(me, topic)
+	for _, c := range mine {
+		for _, other := range t.others(c, oid, me) {
+			if !shares(me) || !shares(other) || t.cfg.TopicSpec(other.schema, other.name).Name != topic {
+				return shared(me, other, c, moved)
+			}
 		}
 	}
-	// A topic that a table has moved to holds its events, whether they go there still or on to the next.
+	// A topic that a table has moved to holds its events, and its subjects their schemas, whether they go there still or on to
+	// the next.
 	for _, m := range t.moves(topic) {
 		to := checkpoint.MovedTopic(topic, m.Number)
-		for _, other := range t.others(to, oid, me) {
-			return &SharedTopicError{Table: me.String(), Other: other.String(), Topic: to}
+		for _, c := range t.claims(me, to) {
+			for _, other := range t.others(c, oid, me) {
+				return shared(me, other, c, to)
+			}
 		}
 	}
-	if i := strings.LastIndex(topic, ".v"); i > 0 {
-		number, err := strconv.Atoi(topic[i+2:])
-		if err == nil && slices.ContainsFunc(t.moves(topic[:i]), func(m checkpoint.Move) bool { return m.Number == number }) {
-			for _, other := range t.others(topic[:i], oid, me) {
-				return &SharedTopicError{Table: me.String(), Other: other.String(), Topic: topic}
+	for _, from := range slices.Sorted(maps.Keys(t.saved.Moved)) {
+		for _, other := range t.others(claim{name: from}, oid, me) {
+			for _, m := range t.moves(from) {
+				for _, c := range t.claims(other, checkpoint.MovedTopic(from, m.Number)) {
+					if slices.Contains(mine[:], c) {
+						return shared(me, other, c, topic)
+					}
+				}
 			}
 		}
 	}
 	return nil
+}
+
+func shared(me, other tableName, c claim, topic string) error {
+	e := &SharedTopicError{Table: me.String(), Other: other.String(), Topic: topic}
+	if c.subject {
+		e.Subject = c.name
+	}
+	return e
 }
 
 func (t *Topics) moves(topic string) []checkpoint.Move {
@@ -101,11 +137,11 @@ func (t *Topics) moves(topic string) []checkpoint.Move {
 	return nil
 }
 
-// others are the tables whose name gives the topic, in order, but for the one with this OID, whatever it was called before, and
+// others are the tables whose name gives this, in order, but for the one with this OID, whatever it was called before, and
 // one that had its name.
-func (t *Topics) others(topic string, oid uint32, me tableName) []tableName {
+func (t *Topics) others(c claim, oid uint32, me tableName) []tableName {
 	var out []tableName
-	for id, n := range t.by[topic] {
+	for id, n := range t.by[c] {
 		if id != oid && n != me {
 			out = append(out, n)
 		}
@@ -114,21 +150,30 @@ func (t *Topics) others(topic string, oid uint32, me tableName) []tableName {
 	return out
 }
 
-// taken says whether a topic is that of a table by its name, or walferry's own.
-func (t *Topics) taken(topic string) bool {
-	return len(t.by[topic]) > 0 || t.cfg.OwnTopic != nil && t.cfg.OwnTopic(topic) != ""
+// taken says whether a topic that a table would move to is that of a table by its name, or has a subject of one, or is walferry's own.
+func (t *Topics) taken(n tableName, topic string) bool {
+	for _, c := range t.claims(n, topic) {
+		if len(t.by[c]) > 0 {
+			return true
+		}
+	}
+	return t.cfg.OwnTopic != nil && t.cfg.OwnTopic(topic) != ""
 }
 
-// SharedTopicError says that two captured tables would go to one topic, or one to a topic of walferry's.
+// SharedTopicError says that two captured tables would go to one topic or have one subject, or one to a topic of walferry's.
 type SharedTopicError struct {
 	Table, Other string // quoted; Other is "" where Own is not
-	Topic        string
+	Topic        string // of Table
+	Subject      string // that is shared, where the topic is not
 	Own          string // what walferry keeps there
 }
 
 func (e *SharedTopicError) Error() string {
 	if e.Own != "" {
 		return fmt.Sprintf("the events of table %s would go to topic %s, which holds %s", e.Table, e.Topic, e.Own)
+	}
+	if e.Subject != "" {
+		return fmt.Sprintf("the tables %s and %s would share the subject %s: versions of one would be checked against those of the other", e.Table, e.Other, e.Subject)
 	}
 	return fmt.Sprintf("the tables %s and %s would share the topic %s: keys of one would be taken for those of the other", e.Table, e.Other, e.Topic)
 }
@@ -138,6 +183,9 @@ func (e *SharedTopicError) Hint() string {
 	part := fmt.Sprintf("name another topic for %s in schema.tables (topic: …), or have kafka.topic.template part them, or exclude a table", e.Table)
 	if e.Own != "" {
 		return part
+	}
+	if e.Subject != "" {
+		return "put {topic} into schema.subject, or " + part
 	}
 	return part + "; if they are to share it, name it for both there"
 }

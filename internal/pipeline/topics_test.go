@@ -7,6 +7,7 @@ import (
 
 	"walferry/checkpoint"
 	"walferry/internal/testbed"
+	"walferry/schema"
 	"walferry/sink"
 )
 
@@ -88,8 +89,70 @@ func TestTopics(t *testing.T) {
 	topics.Add(2, "public", "q")
 	topics.Add(1, "public", "q")
 	topics.Add(2, "public", "p")
-	if !topics.taken("t.p") || !topics.taken("t.q") || topics.taken("t.r") || !topics.taken("t.mine") {
+	if !topics.taken(tableName{"public", "x"}, "t.p") || !topics.taken(tableName{"public", "x"}, "t.q") || topics.taken(tableName{"public", "x"}, "t.r") || !topics.taken(tableName{"public", "x"}, "t.mine") {
 		t.Error("after a swap")
+	}
+}
+
+// TestSharedSubjects: two topics that Kafka tells apart and Avro's names do not, under strategies that leave the topic out.
+func TestSharedSubjects(t *testing.T) {
+	named := map[string]string{"shard1": "t.a-b", "shard2": "t.a-b", "apart1": "t.c-d", "apart2": "t.c_d"}
+	template := ""
+	cfg := &Config{
+		TopicSpec: func(_, table string) sink.TopicSpec {
+			if n, ok := named[table]; ok {
+				return sink.TopicSpec{Name: n}
+			}
+			return sink.TopicSpec{Name: "t." + table}
+		},
+		SharesTopic:   func(_, table string) bool { return named[table] != "" },
+		SchemaOptions: func(_, _, _, _ string) schema.Options { return schema.Options{Subject: template} },
+	}
+	saved := &checkpoint.State{Moved: map[string]*checkpoint.Moved{"t.o-1": {Topic: "t.o-1", Moves: []checkpoint.Move{{Number: 2}}}}}
+	for _, x := range []struct{ a, b, subject string }{
+		{"a-b", "a_b", "t.a_b.Key"},
+		{"shard1", "shard2", ""},          // of one topic, on purpose
+		{"shard1", "a_b", "t.a_b.Key"},    // named, and another topic
+		{"apart1", "apart2", "t.c_d.Key"}, // named, for each another one
+		{"o-1", "o_1.v2", "t.o_1.v2.Key"}, // was moved there
+		{"o-1", "o_1.v3", ""},             // was not
+		{"x-y", "x.y", ""},                // parted by a dot
+		{"1x", "_1x", "t._1x.Key"},        // a digit in front
+		{"naïve", "na_ve", "t.na_ve.Key"},
+	} {
+		for _, pair := range [][2]string{{x.a, x.b}, {x.b, x.a}} {
+			for _, template = range []string{"", schema.SubjectTopicRecord, "{record}.{kind}.{topic}", schema.SubjectRecord, "{record}/{kind}"} {
+				topics := NewTopics(cfg, saved)
+				topics.Add(1, "public", pair[0])
+				err := topics.Check(2, "public", pair[1])
+				if x.subject == "" || strings.Contains(template, "{topic}") || template == "" {
+					if err != nil {
+						t.Errorf("%q: %v: %v", template, pair, err)
+					}
+					continue
+				}
+				shared, ok := errors.AsType[*SharedTopicError](err)
+				if !ok || !strings.HasPrefix(shared.Subject, x.subject) {
+					t.Errorf("%q: %v: %v", template, pair, err)
+					continue
+				}
+				for _, part := range []string{`"public"."` + x.a + `"`, `"public"."` + x.b + `"`, shared.Subject, "put {topic} into schema.subject", "schema.tables"} {
+					if !strings.Contains(err.Error()+shared.Hint(), part) {
+						t.Errorf("%q: %v: %v; %s: no %s", template, pair, err, shared.Hint(), part)
+					}
+				}
+				if err := topics.Check(1, "public", pair[1]); err != nil {
+					t.Errorf("%s renamed to %s: %v", pair[0], pair[1], err)
+				}
+			}
+		}
+	}
+	// A table moves to a topic whose subjects are free too.
+	template = schema.SubjectRecord
+	topics := NewTopics(cfg, saved)
+	topics.Add(1, "public", "a_b.v2")
+	if n := (tableName{"public", "a-b"}); !topics.taken(n, "t.a-b.v2") || topics.taken(n, "t.a-b.v3") {
+		t.Error("a topic is free whose subjects are not, or the other way round")
 	}
 }
 

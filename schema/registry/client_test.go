@@ -18,12 +18,10 @@ import (
 	"time"
 
 	"walferry/internal/testbed"
-	"walferry/schema"
 	"walferry/schema/registry"
 	"walferry/schema/registry/registrytest"
 )
 
-var _ schema.Registrar = (*registry.Client)(nil)
 var _ registry.API = (*registry.Client)(nil)
 
 // recorder counts requests and may answer in the server's place.
@@ -318,9 +316,10 @@ func TestRegistrarLevels(t *testing.T) {
 	for name, api := range apis {
 		t.Run(name, func(t *testing.T) {
 			ctx := t.Context()
-			fresh := func() *registry.Registrar { return registry.NewRegistrar(api, registry.FullTransitive) }
+			fresh := func() *registry.Registrar { return registry.NewRegistrar(api) }
+			const level = string(registry.FullTransitive)
 			mine, theirs, decided := name+"-mine", name+"-theirs", name+"-decided"
-			if _, err := fresh().Register(ctx, mine, record("x")); err != nil {
+			if _, err := fresh().Register(ctx, mine, record("x"), level); err != nil {
 				t.Fatal(err)
 			}
 			if l, own := store.Level(mine); l != registry.FullTransitive || !own {
@@ -334,7 +333,7 @@ func TestRegistrarLevels(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, subject := range []string{mine, theirs, decided} {
-				if _, err := fresh().Register(ctx, subject, record("x", "y")); err != nil {
+				if _, err := fresh().Register(ctx, subject, record("x", "y"), level); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -344,7 +343,7 @@ func TestRegistrarLevels(t *testing.T) {
 				}
 			}
 			bad := `{"type":"record","name":"R","fields":[{"name":"x","type":"int"}]}`
-			_, err := fresh().Register(ctx, mine, bad)
+			_, err := fresh().Register(ctx, mine, bad, level)
 			if code(err) != registry.CodeIncompatible {
 				t.Errorf("incompatible: %v", err)
 			}
@@ -395,7 +394,7 @@ func TestForceOnAnOlderRegistry(t *testing.T) {
 			}
 		}
 		l := &ledger{t: t}
-		r := registry.NewRegistrar(newClient(t, registry.ClientConfig{URL: server.URL, Retries: -1}), "")
+		r := registry.NewRegistrar(newClient(t, registry.ClientConfig{URL: server.URL, Retries: -1}))
 		// A death before each step leaves what can be restored: the level is lowered, the schema registered, the level asked
 		// for and set back.
 		for step, typ := range []string{"int", "boolean", "bytes", "boolean"} {

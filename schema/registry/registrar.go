@@ -22,8 +22,7 @@ type API interface {
 // Registrar registers a pipeline's schemas: it sets a subject's compatibility level when it creates the subject, and
 // never again, and it remembers ids. It is safe for concurrent use.
 type Registrar struct {
-	api   API
-	level Level
+	api API
 
 	mu  sync.Mutex
 	ids map[[2]string]int32 // guarded by mu
@@ -31,14 +30,14 @@ type Registrar struct {
 
 var _ schema.Registrar = (*Registrar)(nil)
 
-// NewRegistrar makes a registrar. level is for subjects that it creates; "" leaves them to the level of all.
-func NewRegistrar(api API, level Level) *Registrar {
-	return &Registrar{api: api, level: level, ids: map[[2]string]int32{}}
+// NewRegistrar makes a registrar.
+func NewRegistrar(api API) *Registrar {
+	return &Registrar{api: api, ids: map[[2]string]int32{}}
 }
 
-// Register returns the id of a schema under a subject. Errors are the API's: *IncompatibleError, *UnavailableError,
-// *AuthError, *Error.
-func (r *Registrar) Register(ctx context.Context, subject, avro string) (int32, error) {
+// Register returns the id of a schema under a subject. level, a [Level], is what the subject gets where it is not there yet; ""
+// leaves it to the level of all. Errors are the API's: *IncompatibleError, *UnavailableError, *AuthError, *Error.
+func (r *Registrar) Register(ctx context.Context, subject, avro, level string) (int32, error) {
 	key := [2]string{subject, avro}
 	r.mu.Lock()
 	id, ok := r.ids[key]
@@ -46,8 +45,8 @@ func (r *Registrar) Register(ctx context.Context, subject, avro string) (int32, 
 	if ok {
 		return id, nil
 	}
-	if r.level != "" {
-		if err := r.create(ctx, subject); err != nil {
+	if level != "" {
+		if err := r.create(ctx, subject, Level(level)); err != nil {
 			return 0, fmt.Errorf("set the compatibility level of subject %s: %w", subject, err)
 		}
 	}
@@ -138,7 +137,7 @@ func (r *Registrar) RestoreLevel(ctx context.Context, subject string, level Leve
 
 // create sets the level of a subject that is not there yet. Before the first version, not after it: dying in between
 // then leaves a level without a subject, and the next start finds no subject and comes this way again.
-func (r *Registrar) create(ctx context.Context, subject string) error {
+func (r *Registrar) create(ctx context.Context, subject string, level Level) error {
 	exists, err := r.api.HasSubject(ctx, subject)
 	if err != nil || exists {
 		return err
@@ -146,7 +145,7 @@ func (r *Registrar) create(ctx context.Context, subject string) error {
 	if _, own, err := r.api.Level(ctx, subject); err != nil || own {
 		return err // somebody has decided about it beforehand
 	}
-	return r.api.SetLevel(ctx, subject, r.level)
+	return r.api.SetLevel(ctx, subject, level)
 }
 
 // API returns the store as a client would show it, without HTTP.
