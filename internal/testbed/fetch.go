@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"walferry/internal/pgserver"
@@ -50,7 +52,7 @@ func Fetch(ctx context.Context, progress io.Writer) error {
 		_, _ = fmt.Fprintln(progress, "kafka: tests run on kfake; for Apache Kafka install Java 17 and Maven (Debian: apt-get install default-jdk-headless maven)")
 	default:
 		_, _ = fmt.Fprintf(progress, "kafka: Apache %s\n", version)
-		for _, pom := range poms {
+		for _, pom := range slices.Sorted(maps.Keys(poms)) {
 			if _, err := javaLibraries(ctx, pom); err != nil {
 				errs = append(errs, err)
 			}

@@ -219,7 +219,7 @@ func kafkaJars(ctx context.Context) (dir, version string, err error) {
 	if _, err := exec.LookPath("mvn"); err != nil {
 		return missing("mvn", "maven")
 	}
-	if err := mavenJars(ctx, "kafka", dir, "-Dkafka.version="+version); err != nil {
+	if err := maven(ctx, "kafka", copyJars, dir, "-Dkafka.version="+version); err != nil {
 		return "", "", fmt.Errorf("kafka %s: %w", version, err)
 	}
 	return dir, version, nil

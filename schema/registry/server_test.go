@@ -125,17 +125,24 @@ func TestTranscripts(t *testing.T) {
 				}
 				return
 			}
-			if got != string(text) {
-				a, b := strings.Split(got, "\n"), strings.Split(string(text), "\n")
-				for i := range min(len(a), len(b)) {
-					if a[i] != b[i] {
-						t.Fatalf("line %d\n got  %s\n want %s", i+1, a[i], b[i])
-					}
-				}
-				t.Fatal("more or fewer lines than before")
-			}
+			diff(t, got, string(text))
 		})
 	}
+}
+
+// diff fails the test at the first line that differs.
+func diff(t *testing.T, got, want string) {
+	t.Helper()
+	if got == want {
+		return
+	}
+	a, b := strings.Split(got, "\n"), strings.Split(want, "\n")
+	for i := range min(len(a), len(b)) {
+		if a[i] != b[i] {
+			t.Fatalf("line %d\n got  %s\n want %s", i+1, a[i], b[i])
+		}
+	}
+	t.Fatal("more or fewer lines than before")
 }
 
 func TestServerRefuses(t *testing.T) {
