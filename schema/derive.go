@@ -50,6 +50,9 @@ type field struct {
 //
 // Columns become fields in their order. Key columns are required, all others ["null", T] with default null, so that
 // a column can come and go without breaking a reader of either side.
+//
+// The id of the key schema is part of each key's bytes, which choose the partition and are what compaction goes by. So
+// Key says only what is needed to read a key: no comments, no names that the Avro form does not have, no labels.
 func Derive(rel *decode.Relation, desc *decode.Descriptor, topic string, opt Options) (*Table, error) {
 	if err := opt.validate(); err != nil {
 		return nil, err
@@ -92,8 +95,9 @@ func Derive(rel *decode.Relation, desc *decode.Descriptor, topic string, opt Opt
 		c := &rel.Columns[i]
 		isKey := slices.Contains(key, c.Name)
 		f := field{name: names[at], column: i, identity: c.Key, nullable: true}
+		path := namespace + ".columns." + recordName(f.name)
 		r := resolver{types: desc.Types, opt: opt.column(c.Name), suffix: opt.Collisions == CollisionsSuffix}
-		f.typ = r.resolve(c.Type, c.Mod, namespace+".columns."+recordName(f.name))
+		f.typ = r.resolve(c.Type, c.Mod, path)
 		if r.err != nil {
 			return nil, fmt.Errorf("table %s, column %q: %w", rel, c.Name, r.err)
 		}
@@ -118,13 +122,18 @@ func Derive(rel *decode.Relation, desc *decode.Descriptor, topic string, opt Opt
 				}
 			}
 		}
-		j := fieldJSON(&f, c.Name, fact)
+		comment := ""
+		if fact != nil {
+			comment = fact.Comment
+		}
 		t.fields = append(t.fields, f)
-		valueJSON = append(valueJSON, j)
+		valueJSON = append(valueJSON, fieldJSON(&f, c.Name, comment))
 		if isKey {
+			r := resolver{types: desc.Types, opt: r.opt, suffix: r.suffix, key: true}
+			f.typ = r.resolve(c.Type, c.Mod, path) // what collides has been found above
 			t.KeyColumns = append(t.KeyColumns, c.Name)
 			t.keys = append(t.keys, f)
-			keyJSON = append(keyJSON, j)
+			keyJSON = append(keyJSON, fieldJSON(&f, f.name, ""))
 		}
 	}
 	value := record(namespace+rowRecord, desc.Comment, valueJSON)
@@ -219,15 +228,16 @@ func excluded(rel *decode.Relation, column string, patterns []string) (bool, err
 	return false, nil
 }
 
-func fieldJSON(f *field, original string, fact *decode.ColumnFacts) string {
+// fieldJSON is a field of a record. original is the column's or attribute's own name: f.name where it is not to be told.
+func fieldJSON(f *field, original, comment string) string {
 	s := `{"name":` + quote(f.name)
 	if f.nullable {
 		s += `,"type":["null",` + f.typ.avro + `],"default":null`
 	} else {
 		s += `,"type":` + f.typ.avro
 	}
-	if fact != nil && fact.Comment != "" {
-		s += `,"doc":` + quote(fact.Comment)
+	if comment != "" {
+		s += `,"doc":` + quote(comment)
 	}
 	if f.name != original {
 		s += `,"postgres.name":` + quote(original)

@@ -218,6 +218,52 @@ func TestDeriveKey(t *testing.T) {
 	}
 }
 
+// TestKeySchema: the schema of a key is the same whatever comments, names of types and labels there are, for every type and choice.
+func TestKeySchema(t *testing.T) {
+	rel, desc := everything()
+	for i := range rel.Columns {
+		rel.Columns[i].Key = true
+	}
+	other := &decode.Descriptor{Comment: "another one", Types: map[uint32]*decode.Type{}}
+	renamed := *rel
+	renamed.Columns = slices.Clone(rel.Columns)
+	for i := range rel.Columns {
+		if c := &renamed.Columns[i]; strings.Contains(c.Name, "_") {
+			c.Name = strings.ReplaceAll(c.Name, "_", " ")
+		}
+		other.Columns = append(other.Columns, decode.ColumnFacts{Name: renamed.Columns[i].Name, Comment: "of it"})
+	}
+	for oid, d := range testTypes {
+		moved := *d
+		moved.Schema += "moved"
+		if moved.Extension == "" {
+			moved.Name += "renamed"
+		}
+		if moved.Kind == 'e' {
+			moved.Labels = append([]string{"new"}, d.Labels...)
+		}
+		other.Types[oid] = &moved
+	}
+	for _, choice := range everyChoice {
+		opt := testOptions()
+		opt.ColumnOptions, opt.Collisions = choice, CollisionsSuffix
+		was, err := Derive(rel, desc, "shop.public.everything", opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		is, err := Derive(&renamed, other, "shop.public.everything", opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if was.Key != is.Key {
+			t.Errorf("%+v: the key's schema was\n%s\nand is\n%s", choice, was.Key, is.Key)
+		}
+		if was.Value == is.Value {
+			t.Errorf("%+v: the value's schema is the same", choice)
+		}
+	}
+}
+
 func TestCollision(t *testing.T) {
 	columns := func(names ...string) *decode.Relation {
 		rel := &decode.Relation{Schema: "public", Name: "t", Identity: decode.IdentityNothing}

@@ -228,9 +228,11 @@ type resolver struct {
 	opt   ColumnOptions
 	// suffix numbers names that collide after sanitising; otherwise they are err.
 	suffix bool
-	open   []uint32 // types that are being resolved, outermost first
-	count  int
-	err    error // the first *CollisionError within a type
+	// key: the field is one of a key, whose schema must not change with what the bytes of its values do not show.
+	key   bool
+	open  []uint32 // types that are being resolved, outermost first
+	count int
+	err   error // the first *CollisionError within a type
 }
 
 // maxTypes bounds what a column is made of. Postgres cannot nest types in circles, but a descriptor is data from outside,
@@ -265,7 +267,7 @@ func (r *resolver) resolve(oid uint32, mod int32, path string) *typ {
 	d := r.types[oid]
 	name := typeName(oid, d)
 	if r.count++; d == nil || slices.Contains(r.open, oid) || r.count > maxTypes {
-		return asText(name)
+		return r.asText(name)
 	}
 	r.open = append(r.open, oid)
 	defer func() { r.open = r.open[:len(r.open)-1] }()
@@ -291,14 +293,31 @@ func (r *resolver) resolve(oid uint32, mod int32, path string) *typ {
 	case d.Kind == 'b' && d.Name == "citext":
 		return &typ{name: name, avro: `"string"`, bin: copyString, text: copyString, out: stripped(copyString)}
 	case d.Kind == 'b' && d.Extension != "":
-		if t := extensionType(d, name, path); t != nil {
+		if t := r.extensionType(d, name, path); t != nil {
 			if !d.HasBinary { // an old version of the extension
 				t.bin, t.out = nil, nil
 			}
 			return t
 		}
 	}
-	return asText(name)
+	return r.asText(name)
+}
+
+// postgresType is the property of that name. In a key, one that is not a name of Postgres' own is left out: a type can be
+// renamed, moved to another schema, or be gone by the time that its name is asked for.
+func (r *resolver) postgresType(name string) string {
+	if r.key && strings.ContainsAny(name, ". ") { // see typeName: schema.name, or a number
+		return ""
+	}
+	return `,"postgres.type":` + quote(name)
+}
+
+func (r *resolver) textual(name string) string {
+	p := r.postgresType(name)
+	if p == "" {
+		return `"string"`
+	}
+	return `{"type":"string"` + p + `}`
 }
 
 func (r *resolver) scalar(b *builtin, mod int32, path string) *typ {
@@ -369,7 +388,7 @@ func (r *resolver) array(name string, elem uint32, mod int32, delim byte, path s
 		t.out = outArray
 	}
 	if r.opt.Array == ArrayText {
-		t.avro, t.text = textual(name), copyString
+		t.avro, t.text = r.textual(name), copyString
 		if elem == oidChar {
 			t.text = textCharArray
 		}
@@ -392,7 +411,7 @@ func (r *resolver) array(name string, elem uint32, mod int32, delim byte, path s
 // rangeOf is the typ of a range over a type. Bounds take no modifier.
 func (r *resolver) rangeOf(name string, sub uint32, path string) *typ {
 	e := r.resolve(sub, -1, path+"_.lower")
-	t := &typ{name: name, avro: textual(name), text: copyString, elem: e}
+	t := &typ{name: name, avro: r.textual(name), text: copyString, elem: e}
 	if e.out != nil {
 		t.bin, t.out = binOut, outRange
 	}
@@ -410,13 +429,13 @@ func (r *resolver) rangeOf(name string, sub uint32, path string) *typ {
 	}
 	t.avro = recordHead(path, "") + `,"fields":[` + bound("lower") + bound("upper") +
 		`{"name":"lower_inclusive","type":"boolean"},{"name":"upper_inclusive","type":"boolean"},{"name":"empty","type":"boolean"}]` +
-		`,"connect.name":` + quote(path) + `,"postgres.type":` + quote(name) + `,"postgres.kind":"range"}`
+		`,"connect.name":` + quote(path) + r.postgresType(name) + `,"postgres.kind":"range"}`
 	return t
 }
 
 func (r *resolver) multirange(name string, sub uint32, path string) *typ {
 	e := r.resolve(sub, -1, path)
-	t := &typ{name: name, avro: textual(name), text: copyString, elem: e}
+	t := &typ{name: name, avro: r.textual(name), text: copyString, elem: e}
 	if e.out != nil {
 		t.bin, t.out = binOut, outMultirange
 	}
@@ -427,7 +446,7 @@ func (r *resolver) multirange(name string, sub uint32, path string) *typ {
 	if e.bin != nil {
 		t.bin = binMultirange
 	}
-	t.avro = `{"type":"array","items":` + e.avro + `,"postgres.type":` + quote(name) + `,"postgres.kind":"multirange"}`
+	t.avro = `{"type":"array","items":` + e.avro + r.postgresType(name) + `,"postgres.kind":"multirange"}`
 	return t
 }
 
@@ -443,7 +462,11 @@ func (r *resolver) composite(name string, attrs []decode.Attribute, path string)
 	for i, a := range attrs {
 		e := r.resolve(a.Type, a.Mod, path+"_."+recordName(names[i]))
 		t.attrs = append(t.attrs, attribute{a.Type, e})
-		fields[i] = fieldJSON(&field{name: names[i], nullable: true, typ: e}, a.Name, nil)
+		original := a.Name
+		if r.key {
+			original = names[i]
+		}
+		fields[i] = fieldJSON(&field{name: names[i], nullable: true, typ: e}, original, "")
 		if e.bin == nil {
 			t.bin = nil
 		}
@@ -452,12 +475,17 @@ func (r *resolver) composite(name string, attrs []decode.Attribute, path string)
 		}
 	}
 	t.avro = recordHead(path, "") + `,"fields":[` + strings.Join(fields, ",") + `],"connect.name":` + quote(path) +
-		`,"postgres.type":` + quote(name) + `,"postgres.kind":"composite"}`
+		r.postgresType(name) + `,"postgres.kind":"composite"}`
 	return t
 }
 
+// enum is the label as a string, or by choice an Avro enum. In a key it is a string of which nothing more is said, whatever the
+// choice: labels come, and change their places, and keys must not become others with them.
 func (r *resolver) enum(name string, labels []string, path string) *typ {
-	t := &typ{name: name, bin: copyString, text: copyString, out: stripped(copyString)}
+	t := &typ{name: name, avro: `"string"`, bin: copyString, text: copyString, out: stripped(copyString)}
+	if r.key {
+		return t
+	}
 	properties := `,"connect.parameters":{"allowed":` + quote(strings.Join(labels, ",")) + `},"connect.name":"io.debezium.data.Enum","postgres.type":` +
 		quote(name) + `,"labels":` + quoteAll(labels) + `}`
 	t.avro = `{"type":"string"` + connectVersion + properties
@@ -484,11 +512,11 @@ func (r *resolver) names(of string, list []string) []string {
 }
 
 // asText is the typ of what is known as the text that Postgres prints only.
-func asText(name string) *typ {
-	return &typ{name: name, avro: textual(name), text: copyString}
+func (r *resolver) asText(name string) *typ {
+	return &typ{name: name, avro: r.textual(name), text: copyString}
 }
 
-// typeName is the name of a type: bare in pg_catalog, schema.name elsewhere.
+// typeName is the name of a type: bare in pg_catalog, schema.name elsewhere, "oid 123" of one that nothing is known of.
 func typeName(oid uint32, d *decode.Type) string {
 	if d != nil {
 		if d.Schema == "" || d.Schema == "pg_catalog" {

@@ -13,29 +13,30 @@ import (
 
 // extensionType is the typ of a type that an extension brings, in whatever schema it is: nil where it is not one of these.
 // Both names must fit, since two extensions have a type vector.
-func extensionType(d *decode.Type, name, path string) *typ {
-	t := &typ{name: name, avro: textual(name)}
+func (r *resolver) extensionType(d *decode.Type, name, path string) *typ {
+	t := &typ{name: name, avro: r.textual(name)}
+	property := r.postgresType(name)
 	switch d.Extension + " " + d.Name {
 	case "hstore hstore":
-		t.avro = `{"type":"map","values":["null","string"],"postgres.type":` + quote(name) + `}`
+		t.avro = `{"type":"map","values":["null","string"]` + property + `}`
 		t.bin, t.text, t.out = binHstore, textHstore, outHstore
 	case "ltree ltree":
-		t.avro = `{"type":"string"` + connectVersion + `,"connect.name":"io.debezium.data.Ltree","postgres.type":` + quote(name) + `}`
+		t.avro = `{"type":"string"` + connectVersion + `,"connect.name":"io.debezium.data.Ltree"` + property + `}`
 		t.bin, t.text, t.out = binVersioned, copyString, stripped(binVersioned)
 	case "ltree lquery", "ltree ltxtquery":
 		t.bin, t.text, t.out = binVersioned, copyString, stripped(binVersioned)
 	case "postgis geometry", "postgis geography":
-		t.avro = avroGeometry(d.Name, name, path)
+		t.avro = avroGeometry(d.Name, property, path)
 		t.bin, t.text, t.out = binGeometry, textGeometry, outGeometry
 	case "vector vector":
-		t.avro = avroVector(name)
+		t.avro = avroVector(property)
 		t.bin, t.text, t.out = binVector, textVector, outVectorText
 	case "vector halfvec":
-		t.avro = avroVector(name)
+		t.avro = avroVector(property)
 		t.bin, t.text, t.out = binHalfvec, textVector, outHalfvecText
 	case "vector sparsevec":
 		t.avro = recordHead(path, "") + `,"fields":[{"name":"dimensions","type":"int"},{"name":"indices","type":{"type":"array","items":"int"}},` +
-			`{"name":"values","type":{"type":"array","items":"float"}}],"connect.name":` + quote(path) + `,"postgres.type":` + quote(name) + `}`
+			`{"name":"values","type":{"type":"array","items":"float"}}],"connect.name":` + quote(path) + property + `}`
 		t.bin, t.text, t.out = binSparsevec, textSparsevec, outSparsevecText
 	default:
 		return nil
@@ -213,10 +214,10 @@ func hstoreString(src []byte, dst *[]byte) (tail []byte) {
 }
 
 // avroGeometry is Debezium's form of PostGIS' types.
-func avroGeometry(kind, name, path string) string {
+func avroGeometry(kind, property, path string) string {
 	kind = string(kind[0]-'a'+'A') + kind[1:] // Geometry, Geography
 	return recordHead(path, "") + `,"fields":[{"name":"wkb","type":"bytes"},{"name":"srid","type":["null","int"],"default":null}]` +
-		connectVersion + `,"connect.name":"io.debezium.data.geometry.` + kind + `","postgres.type":` + quote(name) + `}`
+		connectVersion + `,"connect.name":"io.debezium.data.geometry.` + kind + `"` + property + `}`
 }
 
 // binGeometry takes the EWKB that PostGIS sends, and its SRID out of it: byte order, type with flags, SRID if a flag says
@@ -277,8 +278,8 @@ func outGeometry(_ *scratch, _ *typ, dst, src []byte) ([]byte, error) {
 // bytes, and floats of 32 or 16 bits; sparsevec is the numbers of dimensions and of elements, four unused bytes, the
 // indices of the elements, from 0 (the text counts from 1), and the elements as floats of 32 bits.
 
-func avroVector(name string) string {
-	return `{"type":"array","items":"float"` + connectVersion + `,"connect.name":"io.debezium.data.FloatVector","postgres.type":` + quote(name) + `}`
+func avroVector(property string) string {
+	return `{"type":"array","items":"float"` + connectVersion + `,"connect.name":"io.debezium.data.FloatVector"` + property + `}`
 }
 
 func vectorHead(src []byte, size int) (n int, rest []byte, err error) {
