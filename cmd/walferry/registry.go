@@ -36,10 +36,11 @@ func newRegistryCommand(p *program) *cobra.Command {
 		Short: "Serve the schema registry by itself",
 		Long: `Serve the registry that walferry run has built in, without a pipeline: Confluent's
 REST API at registry.listen, kept in the topic registry.topic. No database is needed.
-Several may serve one topic; the one that writes takes it over from the others.`,
+Several may serve one topic: one of them writes, the others follow it and pass writes on.
+Of the configuration, kafka and registry are enough.`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := p.load()
+			c, err := p.loadRegistry()
 			if err != nil {
 				return err
 			}
@@ -138,6 +139,14 @@ func newBuiltIn(ctx context.Context, c *config.Config, client *kafka.Client, log
 	}
 	if secure != nil {
 		l = tls.NewListener(l, secure)
+	}
+	member, err := c.RegistryMember()
+	if err == nil {
+		err = store.Join(member)
+	}
+	if err != nil {
+		_ = l.Close() // nothing has been accepted
+		return nil, within(exitConfig, err)
 	}
 	return &builtIn{listener: l, handler: registry.NewServer(store, sc), store: store, writer: w, log: log}, nil
 }

@@ -87,7 +87,7 @@ func (p *program) api(o otherRegistry) (*registry.Client, *config.Config, error)
 		client, err := registry.NewClient(registry.ClientConfig{URL: o.url, User: o.user, PasswordFile: o.passwordFile})
 		return client, nil, within(exitConfig, err)
 	}
-	c, err := p.load()
+	c, err := p.loadRegistry()
 	if err != nil || c.Registry.Mode == "built-in" {
 		return nil, c, err
 	}

@@ -112,6 +112,11 @@ func exclusive(names ...string) cobra.PositionalArgs {
 // load reads the configuration file.
 func (p *program) load() (*config.Config, error) { return config.LoadFile(p.configFile) }
 
+// loadRegistry is load for commands that need no pipeline.
+func (p *program) loadRegistry() (*config.Config, error) {
+	return config.LoadRegistryFile(p.configFile)
+}
+
 // newLogger writes to stderr: stdout is for what a command prints.
 func (p *program) newLogger(c *config.Config) *slog.Logger {
 	var level slog.Level

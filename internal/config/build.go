@@ -233,6 +233,36 @@ func (c *Config) ForRegistryClient() (registry.ClientConfig, error) {
 	return out, nil
 }
 
+// RegistryMember is how the built-in registry works with the others on its topic.
+func (c *Config) RegistryMember() (registry.Member, error) {
+	client, err := c.ForRegistryClient()
+	if err != nil {
+		return registry.Member{}, err
+	}
+	m := registry.Member{URL: c.Registry.Advertise, Client: client}
+	if m.URL != "" {
+		return m, nil
+	}
+	host, port, err := net.SplitHostPort(c.Registry.Listen)
+	if err != nil {
+		return registry.Member{}, fmt.Errorf("registry.listen: %w", err)
+	}
+	if port == "0" {
+		return m, nil // only this process knows which it will be
+	}
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		if host, err = os.Hostname(); err != nil {
+			return registry.Member{}, fmt.Errorf("registry.advertise: %w", err)
+		}
+	}
+	scheme := "http"
+	if c.Registry.ListenTLS.Enabled() {
+		scheme = "https"
+	}
+	m.URL = scheme + "://" + net.JoinHostPort(host, port)
+	return m, nil
+}
+
 // Dialable turns an address to listen on into one to connect to from this machine.
 func Dialable(listen string) string {
 	host, port, err := net.SplitHostPort(listen)

@@ -170,6 +170,7 @@ type Registry struct {
 	Mode                 string   `yaml:"mode" enum:"built-in,external" doc:"built-in: walferry serves the registry itself and keeps it in a topic. external: the one at url is used."`
 	URL                  string   `yaml:"url" doc:"URL of the external registry; setting it makes mode external. To share the built-in registry of another walferry, give its URL here." example:"https://registry.example.com"`
 	Listen               string   `yaml:"listen" doc:"Address of the built-in registry. On an address that is not loopback, writes are refused until auth is configured or allow_anonymous_writes is set."`
+	Advertise            string   `yaml:"advertise" doc:"URL where the other walferry processes on the same topic reach this registry: while it is the one that writes, they pass writes on to it. Without it, the address of listen, with the machine's name for 0.0.0.0 and ::." example:"https://registry-1.example.com:8081"`
 	Topic                string   `yaml:"topic" doc:"Topic that the built-in registry is kept in, in Confluent's format."`
 	Auth                 Auth     `yaml:"auth" doc:"User and password, or a bearer token: sent to an external registry, and asked for by the built-in one's writes."`
 	TLS                  TLS      `yaml:"tls" doc:"TLS to an external registry, where the URL's https and the system's authorities do not do; and of walferry's own commands to the built-in one."`

@@ -18,7 +18,12 @@ import (
 
 // LoadFile reads and checks the file at path. All that is wrong is returned at
 // once, as an ErrorList.
-func LoadFile(path string) (*Config, error) {
+func LoadFile(path string) (*Config, error) { return loadFile(path, false) }
+
+// LoadRegistryFile is LoadFile for what needs the registry and no pipeline: name and source may be left out.
+func LoadRegistryFile(path string) (*Config, error) { return loadFile(path, true) }
+
+func loadFile(path string, alone bool) (*Config, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, ErrorList{{File: path, Problem: "there is no such file", Remedy: "name the configuration with --config, or write one with `walferry config --sample > " + path + "`"}}
@@ -26,12 +31,16 @@ func LoadFile(path string) (*Config, error) {
 	if err != nil {
 		return nil, ErrorList{{File: path, Problem: err.Error(), Remedy: "give walferry's user the right to read it"}}
 	}
-	return Load(path, b, os.LookupEnv)
+	return loadText(path, b, os.LookupEnv, alone)
 }
 
 // Load parses and checks data. file is used in messages only; env looks up
 // variables as os.LookupEnv does. The error is of type ErrorList.
 func Load(file string, data []byte, env func(string) (string, bool)) (*Config, error) {
+	return loadText(file, data, env, false)
+}
+
+func loadText(file string, data []byte, env func(string) (string, bool), alone bool) (*Config, error) {
 	c := Default()
 	d := &decoder{file: file, env: env, at: map[string]*token.Position{}, anchors: map[string]ast.Node{}}
 	f, err := parse(file, data)
@@ -46,10 +55,16 @@ func Load(file string, data []byte, env func(string) (string, bool)) (*Config, e
 	}
 	// Rules between values are checked even after a bad value, as long as the
 	// file's structure was understood: one round tells everything.
+	if alone && c.Name == "" && !d.isBad("name") {
+		c.Name = "registry"
+	}
 	c.derive()
 	for _, e := range c.validate() {
-		if d.isBad(e.Path) {
+		switch {
+		case d.isBad(e.Path):
 			continue // it has no value to judge
+		case alone && strings.HasPrefix(e.Path, "source.") && d.position(e.Path) == nil:
+			continue // no pipeline reads it
 		}
 		e.File = file
 		if p := d.position(e.Path); p != nil {

@@ -163,10 +163,16 @@ func (c *Config) validateRegistry(v *validator) {
 		v.check(r.AllowAnonymousReads, "registry.allow_anonymous_reads", external, "leave it out")
 		v.check(len(r.Users) == 0, "registry.users", external, "leave it out")
 		v.check(r.ListenTLS == ListenTLS{}, "registry.listen_tls", external, "leave it out, or write registry.tls")
+		v.check(r.Advertise == "", "registry.advertise", external, "leave it out")
 		v.span("registry.timeout", r.Timeout, Duration(100*time.Millisecond), Duration(5*time.Minute))
 		return
 	}
 	v.address("registry.listen", r.Listen)
+	if r.Advertise != "" {
+		u, err := url.Parse(r.Advertise)
+		v.check(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.RawQuery == "" && u.Fragment == "", "registry.advertise", "this is not an http or https URL", "write it as https://host:port")
+		v.check(err != nil || u.User == nil, "registry.advertise", "the URL has a user in it, and stands in the topic for all to read", "leave the user out: who passes a write on sends the caller's")
+	}
 	v.check(!r.AllowAnonymousWrites || r.AllowAnonymousReads, "registry.allow_anonymous_reads", "anyone may write and nobody may read", "leave allow_anonymous_writes out")
 	v.check(r.AllowAnonymousReads || r.Auth.User != "" || token, "registry.auth", "reads ask for a user, and walferry's own commands have none", "write registry.auth.user and registry.auth.password_file")
 	for _, name := range slices.Sorted(maps.Keys(r.Users)) {

@@ -41,7 +41,7 @@ var rules = map[string]rule{
 	"decode":          {ours: "", never: sockets + "os time/tzdata sync log " + postgres + brokers + avro},
 	"source":          {ours: "decode internal/failpoint", never: brokers + avro},
 	"schema":          {ours: "decode", never: sockets + "os " + postgres + brokers},
-	"schema/registry": {ours: "schema internal/kafka", never: "database/sql " + postgres + wal + "github.com/twmb "},
+	"schema/registry": {ours: "schema internal/kafka internal/failpoint", never: "database/sql " + postgres + wal + "github.com/twmb "},
 	"internal/kafka":  {ours: "", never: postgres + wal + avro + "github.com/twmb "},
 	"sink":            {ours: "internal/kafka internal/failpoint", never: postgres + wal + avro + "github.com/twmb "},
 	"checkpoint":      {ours: "internal/kafka", never: postgres + brokers + avro},

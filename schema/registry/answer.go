@@ -37,6 +37,15 @@ func accepted(headers []string) (string, bool) {
 
 func respond(w http.ResponseWriter, media string, answer any) {
 	status := http.StatusOK
+	if r, ok := answer.(*relayed); ok {
+		if r.media != "" {
+			w.Header().Set("Content-Type", r.media)
+			w.Header().Set("X-Content-Type-Options", "nosniff")
+		}
+		w.WriteHeader(r.status)
+		_, _ = w.Write(r.body) // the client is gone: nobody to tell
+		return
+	}
 	if e, ok := answer.(*Error); ok {
 		status = e.Status()
 		answer = object{"error_code", e.Code, "message", e.Message}

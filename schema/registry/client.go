@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -52,6 +53,9 @@ type Client struct {
 	cfg  ClientConfig
 	base *url.URL
 	http *http.Client
+
+	to     string       // the store that requests are for, where several work together; "" for any
+	offset atomic.Int64 // how far the log was at the newest answer of such a store
 
 	// mu guards the following.
 	mu      sync.Mutex
@@ -248,19 +252,32 @@ func (c *Client) once(ctx context.Context, method string, segments []string, que
 	if body != nil {
 		req.Header.Set("Content-Type", mediaTypes[0])
 	}
+	res, text, err := c.send(req)
+	if err != nil {
+		return nil, err
+	}
+	return c.judge(res.StatusCode, text)
+}
+
+// send sends a request and reads its answer. The answer's body is closed.
+func (c *Client) send(req *http.Request) (*http.Response, []byte, error) {
+	if c.to != "" {
+		req.Header.Set(instanceHeader, c.to)
+	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		return nil, &UnavailableError{c.base.Redacted(), err}
+		return nil, nil, &UnavailableError{c.base.Redacted(), err}
 	}
 	defer func() { _ = res.Body.Close() }() // read to its end or given up; nothing is written to it
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	if err != nil {
-		return nil, &UnavailableError{c.base.Redacted(), err}
+		return nil, nil, &UnavailableError{c.base.Redacted(), err}
 	}
 	if len(text) > maxAnswer {
-		return nil, &UnavailableError{c.base.Redacted(), fmt.Errorf("the answer is larger than %d bytes", maxAnswer)}
+		return nil, nil, &UnavailableError{c.base.Redacted(), fmt.Errorf("the answer is larger than %d bytes", maxAnswer)}
 	}
-	return c.judge(res.StatusCode, text)
+	c.noteOffset(res.Header)
+	return res, text, nil
 }
 
 func (c *Client) authenticate(req *http.Request) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"walferry/internal/failpoint"
 	"walferry/internal/kafka"
 )
 
@@ -43,17 +44,26 @@ func NewKafkaLog(client *kafka.Client, writer TxnWriter, topic string) *KafkaLog
 }
 
 // Start fences older writers and commits the session record.
-func (l *KafkaLog) Start(ctx context.Context) error {
+func (l *KafkaLog) Start(ctx context.Context, mark []byte) error {
 	l.until = -1
 	if err := l.writer.Init(ctx); err != nil {
-		return fmt.Errorf("take the registry's producer id: %w", err)
+		return fmt.Errorf("take the registry's producer id: %w", fenced(err))
 	}
-	until, err := l.writer.Write(ctx, l.topic, []Record{{Key: sessionKey}})
+	failpoint.Hit("registry-fenced")
+	until, err := l.writer.Write(ctx, l.topic, []Record{{sessionKey, mark}})
 	if err != nil {
-		return fmt.Errorf("write the session record to topic %s: %w", l.topic, err)
+		return fmt.Errorf("write the session record to topic %s: %w", l.topic, fenced(err))
 	}
+	failpoint.Hit("registry-marked")
 	l.until = until
 	return nil
+}
+
+func fenced(err error) error {
+	if errors.Is(err, kafka.ErrFenced) {
+		return fmt.Errorf("%w: %w", ErrFenced, err)
+	}
+	return err
 }
 
 // Replay reads up to the session record of the last Start.
@@ -71,16 +81,20 @@ func (l *KafkaLog) Replay(ctx context.Context, fn func(Entry) error) error {
 }
 
 // Append writes in one Kafka transaction.
-func (l *KafkaLog) Append(ctx context.Context, records []Record) error {
+func (l *KafkaLog) Append(ctx context.Context, records []Record) (int64, error) {
 	if l.until < 0 {
-		return errors.New("append before start")
+		return 0, errors.New("append before start")
 	}
-	_, err := l.writer.Write(ctx, l.topic, records)
-	return err
+	failpoint.Hit("registry-append")
+	last, err := l.writer.Write(ctx, l.topic, records)
+	if err == nil {
+		failpoint.Hit("registry-appended")
+	}
+	return last, fenced(err)
 }
 
 // Follow reads the topic as a read_committed consumer, without writing.
-func (l *KafkaLog) Follow(ctx context.Context, fn func(Entry) error, caughtUp func()) error {
+func (l *KafkaLog) Follow(ctx context.Context, fn func(Entry) error, caughtUp func(next int64)) error {
 	if l.client == nil {
 		return errors.New("follow without a client")
 	}
@@ -97,7 +111,7 @@ func (l *KafkaLog) Follow(ctx context.Context, fn func(Entry) error, caughtUp fu
 			}
 		}
 		if next, stable := reader.Position(tp); next >= stable {
-			caughtUp()
+			caughtUp(next)
 		}
 	}
 }

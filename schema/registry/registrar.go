@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"walferry/schema"
 )
@@ -153,11 +154,22 @@ func (s *Store) API() API { return embedded{s} }
 
 type embedded struct{ *Store }
 
+// read makes sure that the log has been read.
+func (e embedded) read(ctx context.Context) error {
+	switch {
+	case e.Ready():
+		return nil
+	case e.member == nil:
+		return e.Open(ctx)
+	case !e.await(ctx, 30*time.Second, func() bool { return e.ready }):
+		return errorf(CodeTimeout, "Timed out: the registry is still reading its topic")
+	}
+	return nil
+}
+
 func (e embedded) HasSubject(ctx context.Context, subject string) (bool, error) {
-	if !e.Ready() {
-		if err := e.Open(ctx); err != nil {
-			return false, err
-		}
+	if err := e.read(ctx); err != nil {
+		return false, err
 	}
 	return len(e.Versions(subject)) > 0, nil
 }
@@ -167,16 +179,40 @@ func (e embedded) Level(_ context.Context, subject string) (Level, bool, error) 
 	return level, own, nil
 }
 
-func (e embedded) RegisterSchema(ctx context.Context, subject, avro string, force bool) (int32, error) {
-	r, err := e.Register(ctx, subject, Request{Schema: avro, Force: force})
-	return r.ID, err
+func (e embedded) SetLevel(ctx context.Context, subject string, level Level) error {
+	return e.through(ctx, func(ctx context.Context) error { return e.Store.SetLevel(ctx, subject, level) },
+		func(ctx context.Context, c *Client) error {
+			err := c.SetLevel(ctx, subject, level)
+			e.catchUp(ctx, c)
+			return err
+		})
+}
+
+func (e embedded) DeleteLevel(ctx context.Context, subject string) error {
+	return e.through(ctx, func(ctx context.Context) error { return e.Store.DeleteLevel(ctx, subject) },
+		func(ctx context.Context, c *Client) error {
+			err := c.DeleteLevel(ctx, subject)
+			e.catchUp(ctx, c)
+			return err
+		})
+}
+
+func (e embedded) RegisterSchema(ctx context.Context, subject, avro string, force bool) (id int32, err error) {
+	err = e.through(ctx, func(ctx context.Context) error {
+		r, err := e.Register(ctx, subject, Request{Schema: avro, Force: force})
+		id = r.ID
+		return err
+	}, func(ctx context.Context, c *Client) (err error) {
+		id, err = c.RegisterSchema(ctx, subject, avro, force)
+		e.catchUp(ctx, c)
+		return err
+	})
+	return id, err
 }
 
 func (e embedded) Schema(ctx context.Context, id int32) (string, error) {
-	if !e.Ready() {
-		if err := e.Open(ctx); err != nil {
-			return "", err
-		}
+	if err := e.read(ctx); err != nil {
+		return "", err
 	}
 	r, err := e.ByID(id, "")
 	if err != nil {

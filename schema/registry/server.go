@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -69,6 +70,7 @@ type call struct {
 	query url.Values
 	arg   []string // decoded variable segments of the path, in order
 	body  *node
+	raw   []byte // the body as it came
 }
 
 // ServeHTTP answers one request. Every answer is JSON, errors as {"error_code":…,"message":…}. Reads never wait.
@@ -78,7 +80,21 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		respond(w, mediaTypes[0], &Error{406, "HTTP 406 Not Acceptable"})
 		return
 	}
+	if s.forOther(r) {
+		respond(w, media, notWriter())
+		return
+	}
+	if of := r.Header.Get(instanceHeader); of != "" {
+		w.Header().Set(instanceHeader, of)
+		if r.Method == http.MethodGet && r.URL.Path == "/" {
+			respond(w, media, object{}) // whether we are there: nobody has to have a right for that
+			return
+		}
+	}
 	answer, err := s.serve(r)
+	if r.Header.Get(instanceHeader) != "" {
+		w.Header().Set(offsetHeader, strconv.FormatInt(s.store.applied(), 10))
+	}
 	if err == nil {
 		respond(w, media, answer)
 		return
@@ -122,7 +138,7 @@ func (s *Server) serve(r *http.Request) (any, error) {
 		c.r = r.WithContext(ctx)
 	}
 	if (r.Method == http.MethodPost || r.Method == http.MethodPut) && rt.path != "" {
-		if c.body, err = s.readBody(r); err != nil {
+		if c.raw, c.body, err = s.readBody(r); err != nil {
 			return nil, err
 		}
 	}
@@ -130,38 +146,41 @@ func (s *Server) serve(r *http.Request) (any, error) {
 		// The log has not been read: an empty answer would be a wrong one.
 		return nil, &Error{50301, "the registry is still reading its topic"}
 	}
+	if rt.write {
+		return s.write(c, rt)
+	}
 	return rt.fn(c)
 }
 
 // readBody reads a JSON object. An empty body and null are 422 as in Confluent's (a validation error), anything that
 // is not JSON 400.
-func (s *Server) readBody(r *http.Request) (*node, error) {
+func (s *Server) readBody(r *http.Request) (text []byte, n *node, err error) {
 	if ct := r.Header.Get("Content-Type"); ct != "" {
 		media, _, err := mime.ParseMediaType(ct)
 		if err != nil || !slices.Contains(mediaTypes, media) && media != "application/octet-stream" {
-			return nil, &Error{415, "HTTP 415 Unsupported Media Type"}
+			return nil, nil, &Error{415, "HTTP 415 Unsupported Media Type"}
 		}
 	}
-	text, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, s.cfg.MaxBodyBytes))
+	text, err = io.ReadAll(http.MaxBytesReader(nil, r.Body, s.cfg.MaxBodyBytes))
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		return nil, errorf(413, "the body is larger than %d bytes", large.Limit)
+		return nil, nil, errorf(413, "the body is larger than %d bytes", large.Limit)
 	case err != nil:
-		return nil, &Error{400, "the body cannot be read"}
+		return nil, nil, &Error{400, "the body cannot be read"}
 	case len(bytes.TrimSpace(text)) == 0:
-		return nil, &Error{422, "the body may not be null"}
+		return nil, nil, &Error{422, "the body may not be null"}
 	}
-	n, err := parseJSON(string(text))
+	n, err = parseJSON(string(text))
 	switch {
 	case err != nil:
-		return nil, errorf(400, "the body cannot be read: %v", err)
+		return nil, nil, errorf(400, "the body cannot be read: %v", err)
 	case n.kind == nullNode:
-		return nil, &Error{422, "the body may not be null"}
+		return nil, nil, &Error{422, "the body may not be null"}
 	case n.kind != objectNode:
-		return nil, &Error{400, "the body is not a JSON object"}
+		return nil, nil, &Error{400, "the body is not a JSON object"}
 	}
-	return n, nil
+	return text, n, nil
 }
 
 // flag reads a boolean parameter as JAX-RS does: "true" in any case, everything else is false.

@@ -71,11 +71,7 @@ func (c *call) setConfig() (any, error) {
 }
 
 func (c *call) deleteConfig() (any, error) {
-	old, ok := c.store.config(c.subject(), false)
-	if !ok {
-		return nil, subjectNotFound(c.subject())
-	}
-	return old, c.store.DeleteLevel(c.r.Context(), c.subject())
+	return c.store.deleteConfig(c.r.Context(), c.subject())
 }
 
 func (c *call) mode() (any, error) {

@@ -26,13 +26,16 @@ func (s *Store) SetLevel(ctx context.Context, name string, level Level) error {
 
 // config returns the configuration record of a subject; inScope asks for the one that counts.
 func (s *Store) config(name string, inScope bool) (n *node, ok bool) {
-	name = plainSubject(name)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	n = s.state.configs[name]
+	return s.state.config(plainSubject(name), inScope)
+}
+
+func (s *state) config(name string, inScope bool) (n *node, ok bool) {
+	n = s.configs[name]
 	if n == nil && inScope {
 		for _, scope := range scopes(name) {
-			if n = s.state.configs[scope]; n != nil {
+			if n = s.configs[scope]; n != nil {
 				break
 			}
 		}
@@ -93,19 +96,27 @@ func (s *Store) setConfig(ctx context.Context, name string, changes []prop) (*no
 // DeleteLevel takes the configuration of a subject away, so that the one of all counts again; with name "" that one.
 // 40401 when the subject has none.
 func (s *Store) DeleteLevel(ctx context.Context, name string) error {
+	_, err := s.deleteConfig(ctx, name)
+	return err
+}
+
+// deleteConfig is DeleteLevel, and returns what there was.
+func (s *Store) deleteConfig(ctx context.Context, name string) (old *node, err error) {
 	name = plainSubject(name)
-	return s.write(ctx, func() ([]Record, error) {
+	err = s.write(ctx, func() ([]Record, error) {
 		s.mu.RLock()
 		defer s.mu.RUnlock()
+		var ok bool
+		if old, ok = s.state.config(name, false); !ok {
+			return nil, subjectNotFound(name)
+		}
 		if s.state.mode(name).readOnly() {
 			return nil, readOnlyMode(name)
 		}
 		if _, ok := s.state.configs[name]; !ok {
-			if name == "" {
-				return nil, nil
-			}
-			return nil, subjectNotFound(name)
+			return nil, nil
 		}
 		return []Record{{recordKey{keytype: keyConfig, subject: name}.bytes(), nil}}, nil
 	})
+	return old, err
 }

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"crypto/md5"
 	"fmt"
 	"maps"
@@ -17,7 +18,8 @@ type state struct {
 	modes    map[string]Mode  // by subject, "" for all
 	skipped  int              // records that are none of ours, or malformed
 	conflict int              // records that would have given an id a second schema
-	newest   int64            // offset of the newest record, -1 before the first
+	newest   int64            // everything up to this offset has been applied; -1 before the first record
+	session  session          // of the newest session record
 }
 
 type subject struct {
@@ -47,6 +49,7 @@ func newState() *state {
 		configs:  map[string]*node{},
 		modes:    map[string]Mode{},
 		newest:   -1,
+		session:  session{offset: -1},
 	}
 }
 
@@ -59,9 +62,14 @@ func (s *state) context(name string) *contextState {
 	return c
 }
 
-// apply takes one record of the log. Whatever stands in it, the state stays sound: a record that makes no sense is
-// counted and left alone, as Confluent leaves it alone (KafkaStoreMessageHandler).
-func (s *state) apply(key, value []byte) {
+// apply takes one record of the log, once: what is not newer than newest is left out. Whatever stands in it, the state
+// stays sound: a record that makes no sense is counted and left alone, as Confluent leaves it alone
+// (KafkaStoreMessageHandler).
+func (s *state) apply(offset int64, key, value []byte) {
+	if offset <= s.newest {
+		return
+	}
+	s.newest = offset
 	k, err := parseKey(key)
 	if err != nil {
 		s.skipped++
@@ -130,6 +138,10 @@ func (s *state) apply(key, value []byte) {
 	case keyContext:
 		s.context(k.context).listed = value != nil
 	case keyNoop:
+		if bytes.Equal(key, sessionKey) {
+			s.session = parseSession(offset, value)
+			return
+		}
 		if !k.own || value == nil {
 			return
 		}

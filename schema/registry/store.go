@@ -6,28 +6,32 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
+
+	"walferry/internal/failpoint"
 )
 
 // Store is the registry: what is registered, in memory, and the way to register more. It is safe for concurrent use.
 //
 // Reads come from memory and wait for nobody. Writes go one at a time: the log is taken over if it is not ours, the
-// write is planned against what stands in it, and what it changes becomes visible after the commit. A store that has
-// been fenced by another process does not know it until its next write, and serves what it knows; that write takes the
-// log back, reads what the other one wrote, and goes on from there.
+// write is planned against what stands in it, and what it changes becomes visible after the commit. A store that is
+// kept in step by Follow learns there that another one has taken the log over; one that is not learns it at its next
+// write, and serves what it knows until then. Where several work together ([Store.Join]), writes are passed on to the
+// one that has the log, and it is taken over from one that does not answer.
 type Store struct {
 	log    Log
 	logger *slog.Logger
+	self   session // what our session records say
+	member *member // nil: alone
 
-	// writer is held by who writes: a semaphore, since a mutex cannot be waited for with a context. Only its holder
-	// sets leading: the log is ours as far as we know, and state is all of it.
-	writer  chan struct{}
-	leading atomic.Bool
+	// writer is held by who writes: a semaphore, since a mutex cannot be waited for with a context.
+	writer chan struct{}
 
 	// mu guards the following. It is held for reading and for applying, never over I/O.
 	mu    sync.RWMutex
 	state *state
-	ready bool // the log has been read once
+	ready bool          // the log has been read once
+	own   int64         // offset of our session record while the log is ours as far as we know, else -1
+	moved chan struct{} // closed when any of these changes; nil while nobody waits
 }
 
 // NewStore makes a store over a log. It does nothing before Open or Follow. logger may be nil.
@@ -35,8 +39,7 @@ func NewStore(log Log, logger *slog.Logger) *Store {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{log: log, logger: logger, writer: make(chan struct{}, 1), state: newState()}
-	return s
+	return &Store{log: log, logger: logger, self: session{instance: newInstance()}, writer: make(chan struct{}, 1), state: newState(), own: -1}
 }
 
 // Open takes over the log: older writers are fenced, everything is read, and what was aborted is published again.
@@ -45,27 +48,58 @@ func (s *Store) Open(ctx context.Context) error {
 	return s.write(ctx, func() ([]Record, error) { return nil, nil })
 }
 
-// Follow reads the log without writing, until ctx ends. Writes to this store still take the log over.
+// Follow reads the log without writing, until ctx ends, and shows what is committed as it comes.
 func (s *Store) Follow(ctx context.Context) error {
 	f, ok := s.log.(Follower)
 	if !ok {
 		return errors.New("this log cannot be followed")
 	}
-	fresh := newState()
+	fresh := newState() // read aside until it is no older than what is served; nil from then on
 	return f.Follow(ctx, func(e Entry) error {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		fresh.apply(e.Key, e.Value)
-		fresh.newest = e.Offset
-		return nil
-	}, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		// While we write ourselves, what we wrote may be further than what we have followed.
-		if !s.leading.Load() && fresh.newest >= s.state.newest {
-			s.state, s.ready = fresh, true
+		if fresh != nil {
+			fresh.apply(e.Offset, e.Key, e.Value)
+			return nil
 		}
+		s.change(func() { s.state.apply(e.Offset, e.Key, e.Value) })
+		return nil
+	}, func(next int64) {
+		if fresh == nil {
+			return
+		}
+		s.change(func() {
+			fresh.newest = max(fresh.newest, next-1)
+			switch {
+			case s.leads() && fresh.session.offset <= s.own:
+				// Ours knows more: ids that were given in aborted transactions, too.
+			case fresh.newest < s.state.newest:
+				return
+			default:
+				s.state, s.ready = fresh, true
+			}
+			fresh = nil
+		})
 	})
+}
+
+// change changes what mu guards and tells those who wait for it.
+func (s *Store) change(fn func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fn()
+	if s.moved != nil {
+		close(s.moved)
+		s.moved = nil
+	}
+}
+
+// leads tells whether the log is ours as far as we know. The caller holds mu.
+func (s *Store) leads() bool { return s.own >= 0 && s.state.session.offset <= s.own }
+
+// applied is how far the log has been applied.
+func (s *Store) applied() int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.state.newest
 }
 
 // Ready tells whether the log has been read.
@@ -90,9 +124,16 @@ func (s *Store) write(ctx context.Context, plan func() ([]Record, error)) error 
 		if ctx.Err() != nil {
 			break
 		}
-		if !s.leading.Load() {
+		s.mu.RLock()
+		newest, leads := s.state.session.offset, s.leads()
+		s.mu.RUnlock()
+		if !leads {
+			if err := s.elsewhere(ctx); err != nil {
+				return err
+			}
 			if last = s.takeOver(ctx); last != nil {
 				s.logger.Warn("take over the registry's log", "attempt", attempt+1, "error", last)
+				s.lost(ctx, newest, last)
 				continue
 			}
 		}
@@ -100,8 +141,10 @@ func (s *Store) write(ctx context.Context, plan func() ([]Record, error)) error 
 		if err != nil || len(records) == 0 {
 			return err
 		}
-		if last = s.log.Append(ctx, records); last == nil {
-			s.commit(records)
+		offset, err := s.log.Append(ctx, records)
+		if last = err; last == nil {
+			s.change(func() { s.commit(s.state, records, offset) })
+			failpoint.Hit("registry-answer")
 			return nil
 		}
 		if errors.Is(last, ErrTooLarge) {
@@ -109,8 +152,8 @@ func (s *Store) write(ctx context.Context, plan func() ([]Record, error)) error 
 		}
 		// Whether it was written is in the log only. The next round reads it; one that finds its records there plans
 		// nothing, and one that finds them aborted publishes them again before it plans.
-		s.leading.Store(false)
 		s.logger.Warn("append to the registry's log", "attempt", attempt+1, "error", last)
+		s.lost(ctx, newest, last)
 	}
 	if ctx.Err() != nil {
 		return errorf(CodeTimeout, "Timed out, it may still take effect: %v", errors.Join(context.Cause(ctx), last))
@@ -118,50 +161,63 @@ func (s *Store) write(ctx context.Context, plan func() ([]Record, error)) error 
 	return errorf(CodeStore, "Error in the backend data store, it may still take effect: %v", last)
 }
 
-// commit makes committed records visible.
-func (s *Store) commit(records []Record) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, r := range records {
-		s.state.apply(r.Key, r.Value)
+// commit applies committed records, unless the follower was faster. last is the offset of the last one.
+func (s *Store) commit(to *state, records []Record, last int64) {
+	for i, r := range records {
+		to.apply(last-int64(len(records)-1-i), r.Key, r.Value)
+	}
+}
+
+// lost notes that the log may not be ours. Where another store has fenced us, it waits a moment to learn which: taking
+// the log back would fence that one in turn. newest is the session that was known before.
+func (s *Store) lost(ctx context.Context, newest int64, err error) {
+	s.change(func() { s.own = -1 })
+	if _, ok := ctx.Value(passageKey{}).(passage); ok && s.member != nil && errors.Is(err, ErrFenced) {
+		s.await(ctx, s.member.Patience, func() bool { return s.state.session.offset > newest && s.state.session.instance != s.self.instance })
 	}
 }
 
 // takeOver fences, reads everything, and publishes again what was aborted.
 func (s *Store) takeOver(ctx context.Context) error {
-	if err := s.log.Start(ctx); err != nil {
+	if err := s.log.Start(ctx, s.self.bytes()); err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
 	fresh := newState()
 	var lost ghosts
 	err := s.log.Replay(ctx, func(e Entry) error {
-		fresh.newest = e.Offset
 		if e.Aborted {
 			lost.add(fresh, e)
 			return nil
 		}
 		lost.settle(e.Key)
-		fresh.apply(e.Key, e.Value)
+		fresh.apply(e.Offset, e.Key, e.Value)
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("replay: %w", err)
 	}
+	failpoint.Hit("registry-read")
+	own := fresh.session.offset
 	if records := lost.records(fresh); len(records) > 0 {
-		if err := s.log.Append(ctx, records); err != nil {
+		last, err := s.log.Append(ctx, records)
+		if err != nil {
 			return fmt.Errorf("publish %d aborted records again: %w", len(records), err)
 		}
-		for _, r := range records {
-			fresh.apply(r.Key, r.Value)
-		}
+		s.commit(fresh, records, last)
 		s.logger.Info("published aborted registrations again", "records", len(records))
 	}
 	if fresh.skipped > 0 || fresh.conflict > 0 {
 		s.logger.Warn("records in the registry's log that were left alone", "malformed", fresh.skipped, "conflicting_ids", fresh.conflict)
 	}
-	s.mu.Lock()
-	s.state, s.ready = fresh, true
-	s.mu.Unlock()
-	s.leading.Store(true)
-	return nil
+	err = ErrFenced // while we were reading
+	s.change(func() {
+		if s.state.session.offset <= own {
+			s.state, s.ready, s.own = fresh, true, own
+			err = nil
+		}
+	})
+	if err == nil {
+		s.logger.Info("took over the registry's log", "offset", own)
+	}
+	return err
 }

@@ -4,7 +4,6 @@ package registrytest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -28,9 +27,6 @@ type entry struct {
 
 // NewTopic makes an empty topic.
 func NewTopic() *Topic { return &Topic{changed: make(chan struct{})} }
-
-// ErrFenced is what a writer gets after another one has started.
-var ErrFenced = errors.New("fenced by another writer")
 
 // Log returns a new writer: a process. It is a registry.Log and a registry.Follower.
 func (t *Topic) Log() *Log { return &Log{topic: t} }
@@ -121,7 +117,7 @@ func (l *Log) fail(ctx context.Context, step string) error {
 }
 
 // Start is InitProducerID, which aborts what is open, and the session record.
-func (l *Log) Start(ctx context.Context) error {
+func (l *Log) Start(ctx context.Context, mark []byte) error {
 	if err := l.fail(ctx, "start"); err != nil {
 		return err
 	}
@@ -136,10 +132,10 @@ func (l *Log) Start(ctx context.Context) error {
 	l.topic.mu.Lock()
 	defer l.topic.mu.Unlock()
 	if l.epoch != l.topic.epoch {
-		return ErrFenced
+		return registry.ErrFenced
 	}
 	l.until = l.topic.next
-	l.topic.put(registry.Record{Key: []byte(`{"keytype":"NOOP","magic":0}`)}, false)
+	l.topic.put(registry.Record{Key: []byte(`{"keytype":"NOOP","magic":0}`), Value: mark}, false)
 	return l.fail(ctx, "marked")
 }
 
@@ -160,34 +156,36 @@ func (l *Log) Replay(ctx context.Context, fn func(registry.Entry) error) error {
 }
 
 // Append is one transaction.
-func (l *Log) Append(ctx context.Context, records []registry.Record) error {
+func (l *Log) Append(ctx context.Context, records []registry.Record) (int64, error) {
 	if err := l.fail(ctx, "append"); err != nil {
-		return err
+		return 0, err
 	}
+	var last int64
 	for _, r := range records {
 		l.topic.mu.Lock()
 		if l.epoch != l.topic.epoch || l.epoch == 0 {
 			l.topic.mu.Unlock()
-			return fmt.Errorf("append: %w", ErrFenced)
+			return 0, fmt.Errorf("append: %w", registry.ErrFenced)
 		}
+		last = l.topic.next
 		l.topic.put(r, true)
 		l.topic.mu.Unlock()
 		if err := l.fail(ctx, "written"); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	l.topic.mu.Lock()
 	if l.epoch != l.topic.epoch {
 		l.topic.mu.Unlock()
-		return fmt.Errorf("commit: %w", ErrFenced)
+		return 0, fmt.Errorf("commit: %w", registry.ErrFenced)
 	}
 	l.topic.end(true)
 	l.topic.mu.Unlock()
-	return l.fail(ctx, "committed")
+	return last, l.fail(ctx, "committed")
 }
 
 // Follow hands out committed entries as they come.
-func (l *Log) Follow(ctx context.Context, fn func(registry.Entry) error, caughtUp func()) error {
+func (l *Log) Follow(ctx context.Context, fn func(registry.Entry) error, caughtUp func(next int64)) error {
 	next := int64(0)
 	for {
 		l.topic.mu.Lock()
@@ -211,7 +209,7 @@ func (l *Log) Follow(ctx context.Context, fn func(registry.Entry) error, caughtU
 				return err
 			}
 		}
-		caughtUp()
+		caughtUp(next)
 		select {
 		case <-changed:
 		case <-ctx.Done():
