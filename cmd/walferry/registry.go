@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -148,7 +149,33 @@ func newBuiltIn(ctx context.Context, c *config.Config, client *kafka.Client, log
 		_ = l.Close() // nothing has been accepted
 		return nil, within(exitConfig, err)
 	}
-	return &builtIn{listener: l, handler: registry.NewServer(store, sc), store: store, writer: w, log: log}, nil
+	return &builtIn{listener: l, handler: withHealth(store, registry.NewServer(store, sc)), store: store, writer: w, log: log}, nil
+}
+
+// withHealth answers /healthz and /readyz before the registry's own paths, to anyone: they tell nothing of what is in it.
+// Without Kafka it stays ready, since what it has read it goes on serving; how old that may be is in the answer.
+func withHealth(store *registry.Store, next http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	answer := func(w http.ResponseWriter, status int, body string) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body+"\n") // who asked is gone: nobody to tell
+	}
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, `{"healthy":true}`) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if age, ok := store.Behind(); ok {
+			answer(w, http.StatusOK, fmt.Sprintf(`{"ready":true,"behind_seconds":%.3f}`, age.Seconds()))
+			return
+		}
+		answer(w, http.StatusServiceUnavailable, `{"ready":false,"step":"read the registry's topic"}`)
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // newStore builds the registry over its topic, and what writes there.

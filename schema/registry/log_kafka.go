@@ -72,7 +72,8 @@ func (l *KafkaLog) Replay(ctx context.Context, fn func(Entry) error) error {
 		return errors.New("replay before start")
 	}
 	err := l.reader.ReplayAll(ctx, l.topic, 0, l.until, func(r kafka.Record, committed bool) error {
-		return fn(Entry{Offset: r.Offset, Key: r.Key, Value: r.Value, Aborted: !committed})
+		// The session record's own commit stands behind it; Start has seen it.
+		return fn(Entry{Offset: r.Offset, Key: r.Key, Value: r.Value, Aborted: !committed && r.Offset != l.until})
 	})
 	if err != nil {
 		return fmt.Errorf("read topic %s: %w", l.topic, err)

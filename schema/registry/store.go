@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"walferry/internal/failpoint"
 )
@@ -32,6 +34,8 @@ type Store struct {
 	ready bool          // the log has been read once
 	own   int64         // offset of our session record while the log is ours as far as we know, else -1
 	moved chan struct{} // closed when any of these changes; nil while nobody waits
+
+	whole atomic.Int64 // when Follow last had nothing more to read, in ns since 1970; 0 before
 }
 
 // NewStore makes a store over a log. It does nothing before Open or Follow. logger may be nil.
@@ -63,6 +67,7 @@ func (s *Store) Follow(ctx context.Context) error {
 		s.change(func() { s.state.apply(e.Offset, e.Key, e.Value) })
 		return nil
 	}, func(next int64) {
+		defer func() { s.whole.Store(time.Now().UnixNano()) }()
 		if fresh == nil {
 			return
 		}
@@ -79,6 +84,13 @@ func (s *Store) Follow(ctx context.Context) error {
 			fresh = nil
 		})
 	})
+}
+
+// Behind returns for how long it has not been known that the store shows everything that is committed: some
+// milliseconds while Follow runs and Kafka answers, and growing otherwise. ok is false before it was known at all.
+func (s *Store) Behind() (age time.Duration, ok bool) {
+	at := s.whole.Load()
+	return time.Since(time.Unix(0, at)), at != 0
 }
 
 // change changes what mu guards and tells those who wait for it.
