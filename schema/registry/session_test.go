@@ -185,8 +185,8 @@ func TestPassOnAPI(t *testing.T) {
 	writer, other := join(t, topic, joinOptions{}), join(t, topic, joinOptions{})
 	writer.register("a", "x").id(t)
 	api := other.store.API()
-	registrar := registry.NewRegistrar(api, registry.Full)
-	id, err := registrar.Register(t.Context(), "b", record("y"))
+	registrar := registry.NewRegistrar(api)
+	id, err := registrar.Register(t.Context(), "b", record("y"), string(registry.Full))
 	if err != nil || id != 2 {
 		t.Fatalf("registered with id %d, %v", id, err)
 	}
