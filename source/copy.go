@@ -1,0 +1,672 @@
+package source
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"walferry/decode"
+)
+
+// CopyTable is what the catalog says of a table whose rows are to be read.
+type CopyTable struct {
+	// Relation is the table as the stream describes it.
+	Relation *decode.Relation
+	// Key are the places in Relation.Columns of the columns that rows are read by, in the order of their index: those of the
+	// replica identity, for replica identity full those of the primary key. Empty where there is neither.
+	Key []int
+	// Parts are the tables that hold the rows: the leaves of a partitioned table, or the table itself.
+	Parts []CopyPart
+
+	order  []orderColumn
+	output []string // of each column: the output function of its type, quoted
+	filter string   // the publication's row filter
+	shape  string   // what the catalog says of the table, as a hash
+}
+
+// CopyPart is one table that holds rows.
+type CopyPart struct {
+	Relation uint32
+	Name     string // quoted
+	Rows     int64  // the planner's estimate; -1 where it has none
+	Bytes    int64  // without indexes and large values
+}
+
+// orderColumn is one column of the index that rows are read by. Its operators are those of the index, in whose order
+// reading needs no sort whatever collation or operator class it has.
+type orderColumn struct {
+	name, typ                     string // the column, quoted, with its collation; its type
+	oid                           uint32
+	less, upTo, equal, from, more string // <, <=, =, >= and > as OPERATOR(…)
+	desc                          bool
+}
+
+// CopyTable describes a published table; a *TableMissingError where the publication does not have it.
+func (c *Catalog) CopyTable(ctx context.Context, oid uint32) (*CopyTable, error) {
+	var out *CopyTable
+	err := c.on(ctx, &c.ask, "look at a table", func(conn *pgx.Conn) error {
+		tables, err := c.tables(ctx, conn)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(tables, func(t Table) bool { return t.OID == oid })
+		if i < 0 {
+			return &TableMissingError{Patterns: []string{"OID " + strconv.FormatUint(uint64(oid), 10)}}
+		}
+		out, err = c.copyTable(ctx, conn, &tables[i])
+		return err
+	})
+	return out, err
+}
+
+func (c *Catalog) copyTable(ctx context.Context, conn *pgx.Conn, t *Table) (*CopyTable, error) {
+	out := &CopyTable{Relation: &decode.Relation{ID: t.OID, Schema: t.Schema, Name: t.Name, Identity: t.Identity}, filter: t.RowFilter}
+	if err := conn.QueryRow(ctx, "SELECT "+c.shape(t.OID)).Scan(&out.shape); err != nil {
+		return nil, err
+	}
+	rows, err := conn.Query(ctx, `SELECT a.attname::text, a.atttypid, a.atttypmod, quote_ident(n.nspname) || '.' || quote_ident(f.proname)
+		FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_proc f ON f.oid = t.typoutput JOIN pg_namespace n ON n.oid = f.pronamespace
+		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attname::text = ANY ($2) ORDER BY a.attnum`, t.OID, t.Columns)
+	if err != nil {
+		return nil, err
+	}
+	var col decode.Column
+	var output string
+	if _, err := pgx.ForEachRow(rows, []any{&col.Name, &col.Type, &col.Mod, &output}, func() error {
+		col.Key = t.Identity == decode.IdentityFull || slices.Contains(t.IdentityColumns, col.Name)
+		out.Relation.Columns = append(out.Relation.Columns, col)
+		out.output = append(out.output, output)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	index := "i.indisreplident"
+	switch t.Identity {
+	case decode.IdentityDefault, decode.IdentityFull:
+		index = "i.indisprimary"
+	case decode.IdentityIndex, decode.IdentityNothing:
+	}
+	if t.Identity != decode.IdentityNothing {
+		if err := c.order(ctx, conn, out, index); err != nil {
+			return nil, err
+		}
+	}
+	rows, err = conn.Query(ctx, `SELECT l.oid, quote_ident(n.nspname) || '.' || quote_ident(l.relname), l.reltuples::int8, pg_relation_size(l.oid)
+		FROM (SELECT $1::oid AS oid UNION SELECT t.relid::oid FROM pg_partition_tree($1::oid::regclass) t WHERE t.isleaf) AS t
+		JOIN pg_class l ON l.oid = t.oid JOIN pg_namespace n ON n.oid = l.relnamespace WHERE l.relkind = 'r' ORDER BY l.oid`, t.OID)
+	if err != nil {
+		return nil, err
+	}
+	var part CopyPart
+	_, err = pgx.ForEachRow(rows, []any{&part.Relation, &part.Name, &part.Rows, &part.Bytes}, func() error {
+		out.Parts = append(out.Parts, part)
+		return nil
+	})
+	return out, err
+}
+
+// shape is an expression for what the catalog says of a table, as a hash: it is another one after whatever changes what the
+// stream sends of its rows.
+func (c *Catalog) shape(oid uint32) string {
+	list := "''"
+	if c.sys.Major() >= 15 {
+		list = fmt.Sprintf(`coalesce((SELECT concat(r.prattrs::text, r.prqual::text) FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+			WHERE p.pubname = %s AND r.prrelid = %d), '')`, quoteLiteral(c.cfg.Publication), oid)
+	}
+	return fmt.Sprintf(`coalesce((SELECT md5(concat(t.relname, ',', t.relnamespace, ',', t.relreplident, ',', %s, ';',
+		(SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attisdropped, a.attgenerated), ';' ORDER BY a.attnum)
+			FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attnum > 0),
+		(SELECT string_agg(concat_ws(',', i.indexrelid, i.indkey::text), ';' ORDER BY i.indexrelid) FROM pg_index i WHERE i.indrelid = t.oid AND (i.indisprimary OR i.indisreplident))))
+		FROM pg_class t WHERE t.oid = %d), '')`, list, oid)
+}
+
+// order finds the columns of the table's index that is meant, with its operators.
+func (c *Catalog) order(ctx context.Context, conn *pgx.Conn, t *CopyTable, index string) error {
+	operator := func(strategy int) string {
+		return fmt.Sprintf(`(SELECT 'OPERATOR(' || quote_ident(n.nspname) || '.' || p.oprname || ')' FROM pg_amop m JOIN pg_operator p ON p.oid = m.amopopr
+			JOIN pg_namespace n ON n.oid = p.oprnamespace WHERE m.amopfamily = k.opcfamily AND m.amoplefttype = k.opcintype
+			AND m.amoprighttype = k.opcintype AND m.amopstrategy = %d)`, strategy)
+	}
+	rows, err := conn.Query(ctx, `SELECT a.attname::text, quote_ident(a.attname) || coalesce(' COLLATE ' || quote_ident(cn.nspname) || '.' || quote_ident(co.collname), ''),
+		format_type(a.atttypid, -1), a.atttypid, u.option & 1 = 1,
+		`+operator(1)+`, `+operator(2)+`, `+operator(3)+`, `+operator(4)+`, `+operator(5)+`
+		FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[], i.indoption::int2[]) WITH ORDINALITY u(attnum, class, coll, option, n)
+		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.attnum JOIN pg_opclass k ON k.oid = u.class
+		LEFT JOIN pg_collation co ON co.oid = u.coll LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace
+		WHERE i.indrelid = $1 AND `+index+` AND u.n <= i.indnkeyatts ORDER BY u.n`, t.Relation.ID)
+	if err != nil {
+		return err
+	}
+	var name string
+	var o orderColumn
+	_, err = pgx.ForEachRow(rows, []any{&name, &o.name, &o.typ, &o.oid, &o.desc, &o.less, &o.upTo, &o.equal, &o.from, &o.more}, func() error {
+		i := slices.IndexFunc(t.Relation.Columns, func(c decode.Column) bool { return c.Name == name })
+		if i < 0 {
+			return fmt.Errorf("column %s of the key of table %s is not published", name, t.Relation)
+		}
+		t.Key = append(t.Key, i)
+		t.order = append(t.order, o)
+		return nil
+	})
+	return err
+}
+
+// CanSplit says that the table can be read in ranges beside each other: the columns of its index run in one direction, so one
+// comparison of rows bounds a range.
+func (t *CopyTable) CanSplit() bool {
+	for i := range t.order {
+		o := &t.order[i]
+		if f := &t.order[0]; o.desc != f.desc || o.behind() != f.behind() || o.until() != f.until() {
+			return false
+		}
+	}
+	return len(t.order) > 0
+}
+
+// A Chunk is a part of a table in the order of its key, as one snapshot shows it.
+type Chunk struct {
+	// Snapshot says whose changes the rows contain, LSN the place in the WAL that all of these lie before.
+	Snapshot decode.Snapshot
+	LSN      pglogrepl.LSN
+	// Data is what COPY … (FORMAT binary) sent. It is the caller's.
+	Data []byte
+	// Rows in Data.
+	Rows int
+	// Last is the key of the last row; nil for none. The caller's.
+	Last decode.Tuple
+	// Cut: there may be rows behind the last one.
+	Cut bool
+	// Took is how long the transaction was open.
+	Took time.Duration
+	Read time.Time
+}
+
+// ChunkQuery says what to read.
+type ChunkQuery struct {
+	Table *CopyTable
+	Part  uint32       // one of Table.Parts
+	After decode.Tuple // key, exclusive; nil for the beginning
+	To    decode.Tuple // key, inclusive; nil for the end. Only where Table.CanSplit.
+	// Keys, if set, are read instead of a range.
+	Keys []decode.Tuple
+	// Where is a further condition in SQL, "" for none.
+	Where string
+	// Rows and Bytes bound the chunk. Bytes may be overdrawn by one row.
+	Rows  int
+	Bytes int
+	// Fence is the XID below which every transaction of this database must have ended before the snapshot.
+	Fence uint64
+	// Timeout bounds each statement.
+	Timeout time.Duration
+}
+
+// FenceError says that a transaction is open which is older than the copy: what it has written is neither in a snapshot nor
+// certain to come in the stream. The copy waits for its end; the stream does not.
+type FenceError struct {
+	XID      uint64
+	PID      int32  // of its session; 0 where there is none
+	Prepared string // the prepared transaction's gid
+	User     string // whose it is
+	App      string // its application_name
+}
+
+func (e *FenceError) Error() string {
+	switch {
+	case e.Prepared != "":
+		return fmt.Sprintf("prepared transaction %s (XID %d) is open since before the copy", quoteLiteral(e.Prepared), e.XID)
+	case e.PID != 0:
+		return fmt.Sprintf("the transaction of pid %d (%s of user %s, XID %d) is open since before the copy", e.PID, cmp.Or(e.App, "an application"), e.User, e.XID)
+	}
+	return fmt.Sprintf("transaction %d is open since before the copy", e.XID)
+}
+
+// Hint implements [Hinter].
+func (e *FenceError) Hint() string {
+	switch {
+	case e.Prepared != "":
+		return fmt.Sprintf("COMMIT PREPARED %[1]s, or ROLLBACK PREPARED %[1]s", quoteLiteral(e.Prepared))
+	case e.PID != 0:
+		return fmt.Sprintf("end it, or SELECT pg_terminate_backend(%d)", e.PID)
+	}
+	return ""
+}
+
+// TableChangedError says that a table is not what it was when it was described.
+type TableChangedError struct{ Table string }
+
+func (e *TableChangedError) Error() string {
+	return fmt.Sprintf("table %s was altered, or dropped, since it was looked at", e.Table)
+}
+
+// UnreadableTableError says that our role may not read a table, or not all of its rows.
+type UnreadableTableError struct {
+	Table string // quoted
+	User  string
+	err   error
+}
+
+func (e *UnreadableTableError) Error() string {
+	return fmt.Sprintf("table %s cannot be copied: %s", e.Table, serverMessage(e.err))
+}
+func (e *UnreadableTableError) Unwrap() error { return e.err }
+
+// Hint implements [Hinter].
+func (e *UnreadableTableError) Hint() string {
+	if strings.Contains(e.err.Error(), "row-level security") {
+		return fmt.Sprintf("row-level security hides rows of it from us: ALTER ROLE %s BYPASSRLS, or `backfill: none` for the table", quoteIdent(e.User))
+	}
+	return fmt.Sprintf("GRANT SELECT ON %s TO %s, and USAGE on its schema, or `backfill: none` for the table", e.Table, quoteIdent(e.User))
+}
+
+// lockTimeout is how long a chunk waits for its lock. Whoever wants to alter the table waits behind it, and everybody behind
+// them.
+const lockTimeout = time.Second
+
+// CopyConn is a connection that reads chunks. It is for one goroutine.
+type CopyConn struct {
+	cat  *Catalog
+	conn *pgx.Conn
+}
+
+// OpenCopy makes one.
+func (c *Catalog) OpenCopy(ctx context.Context) (*CopyConn, error) {
+	conn, _, err := c.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &CopyConn{cat: c, conn: conn}, nil
+}
+
+// Close ends the connection.
+func (r *CopyConn) Close() { closeConn(r.conn) }
+
+// Closed says that the connection has ended.
+func (r *CopyConn) Closed() bool { return r.conn.IsClosed() }
+
+// Fence returns an XID that is above those of all transactions which have written anything before.
+func (r *CopyConn) Fence(ctx context.Context) (uint64, error) {
+	var text string
+	if err := r.conn.QueryRow(ctx, `SELECT pg_current_xact_id()::text`).Scan(&text); err != nil {
+		return 0, r.cat.wrap(ctx, "take a fence", err, r.conn)
+	}
+	return strconv.ParseUint(text, 10, 64)
+}
+
+// Split returns at most n-1 keys that lie about evenly in a part's order, from a sample of its pages.
+func (r *CopyConn) Split(ctx context.Context, t *CopyTable, part CopyPart, n int) ([]decode.Tuple, error) {
+	if n < 2 || !t.CanSplit() {
+		return nil, nil
+	}
+	const pages = 400
+	percent := min(100, pages*100*8192/max(float64(part.Bytes), 1))
+	keys, places := make([]string, len(t.order)), make([]string, len(t.order))
+	for i, o := range t.order {
+		keys[i], places[i] = fmt.Sprintf("%s AS k%d", o.name, i+1), fmt.Sprintf("k%d", i+1)
+	}
+	sql := fmt.Sprintf(`SELECT %[1]s FROM (SELECT *, row_number() OVER (ORDER BY %[2]s) AS n, count(*) OVER () AS rows
+		FROM (SELECT %[3]s FROM ONLY %[4]s TABLESAMPLE SYSTEM (%[5]g)) s) s
+		WHERE n IN (SELECT rows * i / %[6]d FROM generate_series(1, %[6]d - 1) i) ORDER BY n`,
+		strings.Join(places, ", "), orderBy(t.order, "k%d"), strings.Join(keys, ", "), part.Name, percent, n)
+	out := r.conn.PgConn().ExecParams(ctx, sql, nil, nil, nil, []int16{r.format()}).Read()
+	if out.Err != nil {
+		return nil, r.cat.wrap(ctx, "sample a table", out.Err, r.conn)
+	}
+	var bounds []decode.Tuple
+	for _, row := range out.Rows {
+		key := make(decode.Tuple, len(row))
+		for i, v := range row {
+			key[i] = decode.Datum{Kind: r.kind(), Data: v}
+		}
+		bounds = append(bounds, key)
+	}
+	return bounds, nil
+}
+
+func (r *CopyConn) kind() decode.Kind {
+	if r.cat.cfg.TextMode {
+		return decode.Text
+	}
+	return decode.Binary
+}
+
+func (r *CopyConn) format() int16 {
+	if r.cat.cfg.TextMode {
+		return pgx.TextFormatCode
+	}
+	return pgx.BinaryFormatCode
+}
+
+// orderBy is the order of an index over columns whose names name gives: %d stands for a column's number, "" for its own name.
+func orderBy(order []orderColumn, name string) string {
+	var out []string
+	for i, o := range order {
+		column, by := o.name, o.less
+		if name != "" {
+			column = fmt.Sprintf(name, i+1)
+		}
+		if o.desc {
+			by = o.more
+		}
+		out = append(out, column+" USING "+by)
+	}
+	return strings.Join(out, ", ")
+}
+
+// Chunk reads rows under a snapshot of their own. The error is a *FenceError while a transaction is open that is older than
+// the fence, and a *TableChangedError.
+func (r *CopyConn) Chunk(ctx context.Context, q *ChunkQuery, buf []byte) (*Chunk, error) {
+	out, err := r.chunk(ctx, q, buf)
+	if err == nil {
+		return out, nil
+	}
+	if !r.conn.IsClosed() && r.conn.PgConn().TxStatus() != 'I' {
+		if _, rerr := r.conn.Exec(ctx, "ROLLBACK"); rerr != nil {
+			closeConn(r.conn)
+		}
+	}
+	if pe, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch pe.Code {
+		case "42P01", "42703", "3F000": // undefined_table, undefined_column, invalid_schema_name
+			return nil, &TableChangedError{Table: q.Table.Relation.String()}
+		case "42501": // insufficient_privilege
+			return nil, &UnreadableTableError{Table: quoteName(q.Table.Relation.Schema, q.Table.Relation.Name), User: r.cat.user, err: err}
+		}
+	}
+	if is[*FenceError](err) || is[*TableChangedError](err) {
+		return nil, err
+	}
+	return nil, r.cat.wrap(ctx, "read rows of table "+q.Table.Relation.String(), err, r.conn)
+}
+
+func is[T error](err error) bool {
+	_, ok := errors.AsType[T](err)
+	return ok
+}
+
+func (r *CopyConn) chunk(ctx context.Context, q *ChunkQuery, buf []byte) (*Chunk, error) {
+	at := slices.IndexFunc(q.Table.Parts, func(p CopyPart) bool { return p.Relation == q.Part })
+	if at < 0 {
+		return nil, &TableChangedError{Table: q.Table.Relation.String()}
+	}
+	part := &q.Table.Parts[at]
+	after, err := r.literals(ctx, q.Table, q.After)
+	if err != nil {
+		return nil, err
+	}
+	to, err := r.literals(ctx, q.Table, q.To)
+	if err != nil {
+		return nil, err
+	}
+	var keys [][]string
+	for _, k := range q.Keys {
+		key, err := r.literals(ctx, q.Table, k)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
+	}
+	begun := time.Now()
+	// The lock comes first: it does not freeze the snapshot, and without it an ALTER that rewrites the table between snapshot
+	// and COPY makes the COPY return nothing. The snapshot is the first thing that is asked, and the WAL's end comes after it:
+	// a transaction that others see has written its commit before.
+	var s, lsn string
+	var same bool
+	for _, sql := range []string{
+		"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+		fmt.Sprintf("SET LOCAL lock_timeout = '%s'; SET LOCAL row_security = off; SET LOCAL statement_timeout = '%s'; SET LOCAL idle_in_transaction_session_timeout = 0",
+			milliseconds(lockTimeout), milliseconds(q.Timeout)),
+		"LOCK TABLE ONLY " + part.Name + " IN ACCESS SHARE MODE",
+	} {
+		if err := r.conn.PgConn().Exec(ctx, sql).Close(); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.conn.QueryRow(ctx, `SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, `+r.cat.shape(q.Table.Relation.ID)+` = $1`, q.Table.shape).Scan(&s, &lsn, &same); err != nil {
+		return nil, err
+	}
+	if !same {
+		return nil, &TableChangedError{Table: q.Table.Relation.String()}
+	}
+	out := &Chunk{Read: begun}
+	if out.Snapshot, err = decode.ParseSnapshot(s); err != nil {
+		return nil, err
+	}
+	if out.LSN, err = pglogrepl.ParseLSN(lsn); err != nil {
+		return nil, err
+	}
+	if err := r.fenced(ctx, &out.Snapshot, q.Fence); err != nil {
+		return nil, err
+	}
+	w := &chunkWriter{data: buf[:0], limit: q.Bytes, columns: q.Table.Key, key: make(decode.Tuple, len(q.Table.Key)), reader: decode.NewCopyReader(slices.Repeat([]decode.Kind{r.kind()}, len(q.Table.Relation.Columns)), int(r.cat.maxRow()))}
+	if _, err := r.conn.PgConn().CopyTo(ctx, w, "COPY ("+r.query(q, part, after, to, keys)+") TO STDOUT (FORMAT binary)"); err != nil && !errors.Is(w.err, errChunkFull) {
+		return nil, errors.Join(w.err, err)
+	}
+	if w.err == nil {
+		if err := w.reader.Close(); err != nil {
+			return nil, err
+		}
+		if err := r.conn.PgConn().Exec(ctx, "COMMIT").Close(); err != nil {
+			return nil, err
+		}
+	}
+	out.Took = time.Since(begun)
+	if out.Data, out.Rows = w.data, w.rows; w.rows > 0 {
+		out.Last = w.key
+	}
+	out.Cut = w.err != nil || q.Keys == nil && w.rows >= q.Rows
+	return out, nil
+}
+
+// maxRow is the longest row that is taken, in bytes.
+func (c *Catalog) maxRow() int64 {
+	if c.cfg.MaxRowBytes > 0 {
+		return c.cfg.MaxRowBytes
+	}
+	return DefaultMaxRowBytes
+}
+
+// errChunkFull breaks a COPY off: the connection ends with it, and what has come is a whole chunk, since it came in the order
+// of the key.
+var errChunkFull = errors.New("the chunk is full")
+
+// chunkWriter takes what COPY sends, up to a limit.
+type chunkWriter struct {
+	data    []byte
+	limit   int
+	reader  *decode.CopyReader
+	columns []int // of the key
+	rows    int
+	key     decode.Tuple // of the last row
+	err     error
+}
+
+// Write takes one CopyData message, which holds one whole row, or the format's head or trailer.
+func (w *chunkWriter) Write(b []byte) (int, error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	if w.rows > 0 && len(w.data)+len(b) > w.limit && len(b) > 2 {
+		w.err = errChunkFull
+		return 0, w.err
+	}
+	w.data = append(w.data, b...)
+	w.reader.Feed(b)
+	for {
+		row, err := w.reader.Next()
+		if err != nil {
+			w.err = err
+			return 0, err
+		}
+		if row == nil {
+			return len(b), nil
+		}
+		w.rows++
+		for i, c := range w.columns {
+			w.key[i].Kind, w.key[i].Data = row[c].Kind, append(w.key[i].Data[:0], row[c].Data...)
+		}
+	}
+}
+
+// literals are the values of a key as SQL writes them, with their types. The server makes them: it reads them again.
+func (r *CopyConn) literals(ctx context.Context, t *CopyTable, key decode.Tuple) ([]string, error) {
+	if key == nil {
+		return nil, nil
+	}
+	if len(key) != len(t.order) {
+		return nil, &TableChangedError{Table: t.Relation.String()}
+	}
+	var list []string
+	var values [][]byte
+	var types []uint32
+	var formats []int16
+	for i, d := range key {
+		list = append(list, fmt.Sprintf("format('%%L', $%d)", i+1))
+		values, types = append(values, d.Data), append(types, t.order[i].oid)
+		format := int16(pgx.TextFormatCode)
+		if d.Kind == decode.Binary {
+			format = pgx.BinaryFormatCode
+		}
+		formats = append(formats, format)
+		if d.Data == nil {
+			values[i] = []byte{} // a null would be another thing
+		}
+	}
+	out := r.conn.PgConn().ExecParams(ctx, "SELECT "+strings.Join(list, ", "), values, types, formats, nil).Read()
+	if out.Err != nil {
+		return nil, out.Err
+	}
+	texts := make([]string, len(key))
+	for i, v := range out.Rows[0] {
+		texts[i] = string(v) + "::" + t.order[i].typ
+	}
+	return texts, nil
+}
+
+// query is the statement that reads a chunk.
+func (r *CopyConn) query(q *ChunkQuery, part *CopyPart, after, to []string, keys [][]string) string {
+	t := q.Table
+	columns := make([]string, len(t.Relation.Columns))
+	for i, c := range t.Relation.Columns {
+		columns[i] = quoteIdent(c.Name)
+		if r.cat.cfg.TextMode {
+			// ::text is another form than the stream's for inet, char and boolean.
+			columns[i] = "textin(" + t.output[i] + "(" + columns[i] + "))"
+		}
+	}
+	var base []string
+	for _, cond := range []string{t.filter, q.Where} {
+		if cond != "" {
+			base = append(base, "("+cond+")")
+		}
+	}
+	read := func(columns []string, conds ...string) string {
+		s := "SELECT " + strings.Join(columns, ", ") + " FROM ONLY " + part.Name
+		if conds = append(slices.Clip(conds), base...); len(conds) > 0 {
+			s += " WHERE " + strings.Join(conds, " AND ")
+		}
+		return s
+	}
+	limit := " LIMIT " + strconv.Itoa(q.Rows)
+	ordered := " ORDER BY " + orderBy(t.order, "") + limit
+	switch {
+	case keys != nil:
+		var any []string
+		for _, k := range keys {
+			var all []string
+			for i, o := range t.order {
+				all = append(all, o.name+" "+o.equal+" "+k[i])
+			}
+			any = append(any, "("+strings.Join(all, " AND ")+")")
+		}
+		return read(columns, "("+strings.Join(any, " OR ")+")")
+	case t.CanSplit():
+		var conds []string
+		if after != nil {
+			conds = append(conds, rowCompare(t.order, t.order[0].behind(), after))
+		}
+		if to != nil {
+			conds = append(conds, rowCompare(t.order, t.order[0].until(), to))
+		}
+		return read(columns, conds...) + ordered
+	case after == nil:
+		return read(columns) + ordered
+	}
+	// The columns of the index run in two directions, or have operators of different names: no one comparison says what
+	// follows. So what follows is read in pieces, each of which the index gives in order: same in all columns but the last, then in
+	// fewer.
+	var parts, outer []string
+	inner := make([]string, 0, len(columns)+len(t.order))
+	for i, c := range columns {
+		inner, outer = append(inner, fmt.Sprintf("%s AS c%d", c, i+1)), append(outer, fmt.Sprintf("c%d", i+1))
+	}
+	for i, o := range t.order {
+		inner = append(inner, fmt.Sprintf("%s AS k%d", o.name, i+1))
+	}
+	for n := len(t.order); n > 0; n-- {
+		var conds []string
+		for i, o := range t.order[:n-1] {
+			conds = append(conds, o.name+" "+o.equal+" "+after[i])
+		}
+		o := t.order[n-1]
+		parts = append(parts, "("+read(inner, append(conds, o.name+" "+o.behind()+" "+after[n-1])...)+ordered+")")
+	}
+	return "SELECT " + strings.Join(outer, ", ") + " FROM (" + strings.Join(parts, " UNION ALL ") + ") AS p ORDER BY " + orderBy(t.order, "k%d") + limit
+}
+
+// rowCompare compares the key of a row with values by one operator, from left to right.
+func rowCompare(order []orderColumn, op string, values []string) string {
+	names := make([]string, len(order))
+	for i, o := range order {
+		names[i] = o.name
+	}
+	return "ROW(" + strings.Join(names, ", ") + ") " + op + " ROW(" + strings.Join(values, ", ") + ")"
+}
+
+// behind is the operator for what comes after a value in the index, until for what does not.
+func (o *orderColumn) behind() string {
+	if o.desc {
+		return o.less
+	}
+	return o.more
+}
+
+func (o *orderColumn) until() string {
+	if o.desc {
+		return o.from
+	}
+	return o.upTo
+}
+
+// fenced holds a snapshot to the fence: every transaction with an XID below it has ended. What runs in another database does
+// not count.
+func (r *CopyConn) fenced(ctx context.Context, s *decode.Snapshot, fence uint64) error {
+	for _, x := range s.Running {
+		if x >= fence {
+			break
+		}
+		e := &FenceError{XID: x}
+		var here bool
+		err := r.conn.QueryRow(ctx, `SELECT database = current_database(), pid, gid, owner, app FROM (
+			SELECT datname::text AS database, pid, '' AS gid, coalesce(usename::text, '') AS owner, application_name AS app FROM pg_stat_activity WHERE backend_xid = $1::text::xid
+			UNION ALL SELECT database::text, 0, gid, owner::text, '' FROM pg_prepared_xacts WHERE transaction = $1::text::xid) x LIMIT 1`,
+			strconv.FormatUint(uint64(uint32(x)), 10)).Scan(&here, &e.PID, &e.Prepared, &e.User, &e.App)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows): // ended since; the next snapshot sees it
+			return e
+		case err != nil:
+			return err
+		case here:
+			return e
+		}
+	}
+	return nil
+}
