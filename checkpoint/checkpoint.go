@@ -20,12 +20,14 @@
 //	    split    {xid, time, part}            present when position lies within a transaction of which only the first
 //	                                          <part> parts are published; it is newer than the witness
 //	    end                                   with state drained: what the slot was told for the move
-//	    generations {table OID: n}            generation of each table's first copy
+//	    copied                                batches so far that brought rows of a first copy further
 //	session                                   written at each start, so that reading up to it is reading everything
 //	    v, instance, host, pid, started, program
 //	text                                      v, on, reason: the stream is read in text mode from now on
 //	relation/<OID>/<start>                    one version of a table, from the change at <start> on: its three parts as
 //	    v, relation, start, payload           16, 16 and 8 hexadecimal digits joined by "-", so that keys sort in order
+//	copy/<OID>                                how far the copy of a table's rows has come, written with the rows
+//	    v, payload
 //
 // A reader refuses a version that it does not know (FutureError). A field or a key that it does not know it skips:
 // whatever an older program must not ignore raises the version. Version 1 is the first.
@@ -36,7 +38,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -48,7 +49,7 @@ import (
 const Version = 1
 
 // Keys of the topic's records. Those of relations begin with RelationPrefix; AppendRelationKey makes them. A topic follows
-// MovedPrefix, a subject LevelPrefix.
+// MovedPrefix, a subject LevelPrefix, a table's OID CopyPrefix.
 const (
 	Key            = "checkpoint"
 	SessionKey     = "session"
@@ -56,6 +57,7 @@ const (
 	RelationPrefix = "relation/"
 	MovedPrefix    = "moved/"
 	LevelPrefix    = "level/"
+	CopyPrefix     = "copy/"
 )
 
 // Stage is how far a pipeline's life has come.
@@ -168,8 +170,8 @@ type Checkpoint struct {
 	Split *Split
 	// End is set with Drained alone: the end of WAL that was confirmed to the slot, this once. All before it is published.
 	End pglogrepl.LSN
-	// Generations of each table's first copy, by OID.
-	Generations map[uint32]uint32
+	// Copied counts the batches that brought rows of a first copy further, so that two checkpoints of one position differ.
+	Copied uint64
 }
 
 // Reach is the highest commit LSN that the checkpoint knows of. A server whose WAL ends before it is not the one that
@@ -190,7 +192,7 @@ func (c *Checkpoint) endsBefore(end pglogrepl.LSN) bool {
 func (c *Checkpoint) Equal(o *Checkpoint) bool {
 	return c.SystemID == o.SystemID && c.Timeline == o.Timeline && c.Slot == o.Slot && c.State == o.State &&
 		c.Witness.equal(o.Witness) && c.Position == o.Position && c.Split.equal(o.Split) && c.End == o.End &&
-		maps.Equal(c.Generations, o.Generations)
+		c.Copied == o.Copied
 }
 
 // check says what of c contradicts itself. Nothing that fails it is written, and nothing read is believed that fails it.
@@ -246,6 +248,13 @@ type Relation struct {
 	Payload json.RawMessage
 }
 
+// Copy is how far the copy of a table's rows has come.
+type Copy struct {
+	OID uint32
+	// Payload is a JSON value that the pipeline writes and reads.
+	Payload json.RawMessage
+}
+
 // Move says that a table's events go to another topic from the change at Start on.
 type Move struct {
 	Start  Position `json:"start"`
@@ -275,16 +284,16 @@ type (
 		V int `json:"v"`
 	}
 	checkpointJSON struct {
-		V           int               `json:"v"`
-		System      string            `json:"system"`
-		Timeline    int32             `json:"timeline"`
-		Slot        string            `json:"slot"`
-		State       Stage             `json:"state"`
-		Witness     *witnessJSON      `json:"witness,omitempty"`
-		Position    Position          `json:"position"`
-		Split       *splitJSON        `json:"split,omitempty"`
-		End         *lsnText          `json:"end,omitempty"`
-		Generations map[uint32]uint32 `json:"generations,omitempty"`
+		V        int          `json:"v"`
+		System   string       `json:"system"`
+		Timeline int32        `json:"timeline"`
+		Slot     string       `json:"slot"`
+		State    Stage        `json:"state"`
+		Witness  *witnessJSON `json:"witness,omitempty"`
+		Position Position     `json:"position"`
+		Split    *splitJSON   `json:"split,omitempty"`
+		End      *lsnText     `json:"end,omitempty"`
+		Copied   uint64       `json:"copied,omitempty"`
 	}
 	witnessJSON struct {
 		Commit lsnText   `json:"commit"`
@@ -319,6 +328,10 @@ type (
 	movedJSON struct {
 		V     int    `json:"v"`
 		Moves []Move `json:"moves"`
+	}
+	copyJSON struct {
+		V       int             `json:"v"`
+		Payload json.RawMessage `json:"payload"`
 	}
 	levelJSON struct {
 		V     int    `json:"v"`
@@ -355,7 +368,7 @@ func AppendCheckpoint(dst []byte, c *Checkpoint) ([]byte, error) {
 	}
 	j := checkpointJSON{
 		V: Version, System: c.SystemID, Timeline: c.Timeline, Slot: c.Slot, State: c.State, Position: c.Position,
-		Generations: c.Generations,
+		Copied: c.Copied,
 	}
 	if w := c.Witness; w.Commit != 0 {
 		j.Witness = &witnessJSON{Commit: lsnText(w.Commit), End: lsnText(w.End), XID: w.XID, Time: microTime{w.CommitTime}}
@@ -394,6 +407,17 @@ func AppendRelation(dst []byte, r *Relation) ([]byte, error) {
 func AppendMoved(dst []byte, m *Moved) ([]byte, error) {
 	return appendJSON(dst, movedJSON{V: Version, Moves: m.Moves})
 }
+
+// AppendCopy appends the value of a copy's record to dst. It fails when Payload is not JSON.
+func AppendCopy(dst []byte, c *Copy) ([]byte, error) {
+	if len(c.Payload) == 0 {
+		return dst, fmt.Errorf("copy of table %d: no payload", c.OID)
+	}
+	return appendJSON(dst, copyJSON{V: Version, Payload: c.Payload})
+}
+
+// AppendCopyKey appends the key of a copy's record to dst.
+func AppendCopyKey(dst []byte, oid uint32) []byte { return fmt.Appendf(dst, "%s%d", CopyPrefix, oid) }
 
 // AppendLevel appends the value of a subject's level to dst.
 func AppendLevel(dst []byte, level string) ([]byte, error) {
@@ -453,7 +477,7 @@ func DecodeCheckpoint(value []byte) (*Checkpoint, error) {
 	}
 	c := &Checkpoint{
 		Version: j.V, SystemID: j.System, Timeline: j.Timeline, Slot: j.Slot, State: j.State, Position: j.Position,
-		Generations: j.Generations,
+		Copied: j.Copied,
 	}
 	if w := j.Witness; w != nil {
 		c.Witness = Witness{Commit: pglogrepl.LSN(w.Commit), End: pglogrepl.LSN(w.End), XID: w.XID, CommitTime: w.Time.Time}
@@ -526,6 +550,33 @@ func DecodeMoved(key, value []byte) (*Moved, error) {
 		}
 	}
 	return m, nil
+}
+
+// DecodeCopy reads what AppendCopyKey and AppendCopy wrote.
+func DecodeCopy(key, value []byte) (*Copy, error) {
+	oid, err := decodeCopyKey(key)
+	if err != nil {
+		return nil, err
+	}
+	var j copyJSON
+	if err := decodeJSON(string(key), value, &j); err != nil {
+		return nil, err
+	}
+	if len(j.Payload) == 0 || string(j.Payload) == "null" {
+		return nil, &MalformedError{Key: string(key), Err: errors.New("no payload")}
+	}
+	return &Copy{OID: oid, Payload: j.Payload}, nil
+}
+
+func decodeCopyKey(key []byte) (uint32, error) {
+	n, err := strconv.ParseUint(strings.TrimPrefix(string(key), CopyPrefix), 10, 32)
+	if err == nil && string(AppendCopyKey(nil, uint32(n))) != string(key) {
+		err = errors.New("not a table's OID")
+	}
+	if err != nil {
+		return 0, &MalformedError{Key: string(key), Err: err}
+	}
+	return uint32(n), nil
 }
 
 // DecodeLevel reads what AppendLevel wrote.

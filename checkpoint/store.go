@@ -21,6 +21,8 @@ type State struct {
 	Moved map[string]*Moved
 	// Levels are to be restored in the registry, by subject; "" for none of its own.
 	Levels map[string]string
+	// Copies by OID of the table.
+	Copies map[uint32]*Copy
 }
 
 // TextMode says whether the stream must be read as text.
@@ -109,7 +111,26 @@ func (s *State) Apply(key, value []byte) error {
 		return s.applyMoved(key, value)
 	case bytes.HasPrefix(key, []byte(LevelPrefix)):
 		return s.applyLevel(key, value)
+	case bytes.HasPrefix(key, []byte(CopyPrefix)):
+		return s.applyCopy(key, value)
 	}
+	return nil
+}
+
+func (s *State) applyCopy(key, value []byte) error {
+	if value == nil {
+		oid, err := decodeCopyKey(key)
+		delete(s.Copies, oid)
+		return err
+	}
+	c, err := DecodeCopy(key, value)
+	if err != nil {
+		return err
+	}
+	if s.Copies == nil {
+		s.Copies = map[uint32]*Copy{}
+	}
+	s.Copies[c.OID] = c
 	return nil
 }
 

@@ -120,6 +120,8 @@ type Copy struct {
 	Table      string `json:"table"`
 	Generation uint32 `json:"generation"` // of this table's copies, from 1; in the id of each row
 	State      State  `json:"state"`
+	// Columns of the key, with their types: a range of other columns says nothing.
+	Columns []string `json:"columns,omitempty"`
 	// Where is a condition in SQL that rows are held to; "" for all of them.
 	Where  string  `json:"where,omitempty"`
 	Ranges []Range `json:"ranges,omitempty"` // nil until the table has been looked at

@@ -24,6 +24,8 @@ type Notes struct {
 	emptied bool   // by a truncate
 	empty   uint32 // the transaction of the newest one
 	moved   map[string]Key
+	moves   int // changes of moved
+	covered bool
 	scratch []byte
 }
 
@@ -42,9 +44,13 @@ type note struct {
 const noteBytes = 120
 
 // NewNotes makes notes of a table whose key is in these columns of a row, in the key's order. When they grow over limit bytes
-// they are no good any more; see Full.
-func NewNotes(columns []int, limit int) *Notes {
-	return &Notes{columns: columns, limit: limit, keys: map[string]*note{}, moved: map[string]Key{}}
+// they are no good any more; see Full. moved are the keys that Moved is to begin with.
+func NewNotes(columns []int, limit int, moved []Key) *Notes {
+	n := &Notes{columns: columns, limit: limit, keys: map[string]*note{}, moved: map[string]Key{}}
+	for _, k := range moved {
+		n.moved[string(appendKey(nil, k))] = k
+	}
+	return n
 }
 
 // Full says that there was more to note than the limit allows: what is noted is not all, and the notes must begin anew.
@@ -53,12 +59,11 @@ func (n *Notes) Full() bool { return n.over }
 // Size is about how much memory the notes take, in bytes.
 func (n *Notes) Size() int { return n.size }
 
-// Change notes a change by its transaction. Nothing of c is kept but copies. It returns false for a row that does not say its
-// key, which no row of a table with a replica identity is.
-func (n *Notes) Change(xid uint32, c *decode.Change) bool {
-	if n.over {
-		return true
-	}
+// Change notes a change by its transaction. Nothing of c is kept but copies. A covered change was delivered before, to this
+// instance or another one: what it moved is known. It returns false for a row that does not say its key, which no row of a
+// table with a replica identity is.
+func (n *Notes) Change(xid uint32, c *decode.Change, covered bool) bool {
+	n.covered = covered
 	switch c.Op {
 	case decode.Insert:
 		return n.put(xid, c.New, c, false, true)
@@ -82,9 +87,12 @@ func (n *Notes) Change(xid uint32, c *decode.Change) bool {
 }
 
 // Truncate notes that a transaction has emptied the table.
-func (n *Notes) Truncate(xid uint32) {
+func (n *Notes) Truncate(xid uint32, covered bool) {
 	n.emptied, n.empty = true, xid
-	clear(n.moved)
+	if !covered && len(n.moved) > 0 {
+		clear(n.moved)
+		n.moves++
+	}
 }
 
 // lacks says that the stream brings an update without one of its values.
@@ -102,14 +110,21 @@ func (n *Notes) put(xid uint32, row decode.Tuple, c *decode.Change, moved, whole
 	if n.scratch = n.key(n.scratch[:0], row); n.scratch == nil {
 		return false
 	}
+	if !n.covered {
+		switch {
+		case whole:
+			n.forget(n.scratch)
+		case moved:
+			n.moved[string(n.scratch)] = KeyOf(row, n.columns)
+			n.moves++
+		}
+	}
+	if n.over {
+		return true
+	}
 	old := n.keys[string(n.scratch)]
 	if old == nil {
 		n.size += len(n.scratch) + noteBytes
-		if n.size > n.limit {
-			n.over = true
-			n.keys = map[string]*note{}
-			return true
-		}
 		old = &note{}
 		n.keys[string(n.scratch)] = old
 	}
@@ -129,12 +144,6 @@ func (n *Notes) put(xid uint32, row decode.Tuple, c *decode.Change, moved, whole
 		old.row = clone(c.New)
 	}
 	n.size += size(old.row) - size(before.row)
-	switch {
-	case whole:
-		delete(n.moved, string(n.scratch))
-	case moved:
-		n.moved[string(n.scratch)] = KeyOf(c.New, n.columns)
-	}
 	if n.size > n.limit {
 		n.over = true
 		n.keys = map[string]*note{}
@@ -144,8 +153,18 @@ func (n *Notes) put(xid uint32, row decode.Tuple, c *decode.Change, moved, whole
 
 // Moved are the keys to which rows have come from another key without all of their values, and of which no change since has
 // brought the whole row: what a chunk knows of them, if one reads them at all, is for Take to say. It is for the caller to
-// read, until the next call of a method.
+// read, until the next call of a method. Moves counts their changes.
 func (n *Notes) Moved() map[string]Key { return n.moved }
+
+// Moves counts the changes of Moved.
+func (n *Notes) Moves() int { return n.moves }
+
+func (n *Notes) forget(key []byte) {
+	if _, ok := n.moved[string(key)]; ok {
+		delete(n.moved, string(key))
+		n.moves++
+	}
+}
 
 // Verdict is what becomes of a row that a chunk has read.
 type Verdict uint8
@@ -182,20 +201,23 @@ func (n *Notes) Row(s *decode.Snapshot, row decode.Tuple) (Verdict, decode.Tuple
 func (n *Notes) Placed(row decode.Tuple) {
 	if len(n.moved) > 0 {
 		n.scratch = n.key(n.scratch[:0], row)
-		delete(n.moved, string(n.scratch))
+		n.forget(n.scratch)
 	}
 }
 
-// Prune forgets what every chunk to come will see, and every chunk that is under way sees: s is the oldest snapshot of those,
-// or the newest that was taken where none is.
-func (n *Notes) Prune(s *decode.Snapshot) {
+// Prune forgets what all of these snapshots see: of every chunk under way one that is not newer than its own, and, for those to
+// come, one that has been taken.
+func (n *Notes) Prune(snapshots ...*decode.Snapshot) {
+	seen := func(xid uint32) bool {
+		return !slices.ContainsFunc(snapshots, func(s *decode.Snapshot) bool { return !s.Sees(xid) })
+	}
 	for key, k := range n.keys {
-		if s.Sees(k.xid) {
+		if seen(k.xid) {
 			n.size -= len(key) + noteBytes + size(k.row)
 			delete(n.keys, key)
 		}
 	}
-	if n.emptied && s.Sees(n.empty) {
+	if n.emptied && seen(n.empty) {
 		n.emptied = false
 	}
 }
@@ -207,10 +229,20 @@ func (n *Notes) key(dst []byte, row decode.Tuple) []byte {
 		if c >= len(row) || row[c].Kind == decode.Null || row[c].Kind == decode.Unchanged {
 			return nil
 		}
-		dst = binary.BigEndian.AppendUint32(dst, uint32(len(row[c].Data)))
-		dst = append(dst, row[c].Data...)
+		dst = appendColumn(dst, row[c].Data)
 	}
 	return dst
+}
+
+func appendKey(dst []byte, k Key) []byte {
+	for _, d := range k {
+		dst = appendColumn(dst, d.Data)
+	}
+	return dst
+}
+
+func appendColumn(dst, data []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(dst, uint32(len(data))), data...)
 }
 
 // merged is base with what over brings of it.

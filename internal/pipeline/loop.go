@@ -35,25 +35,25 @@ type loop struct {
 	building *sealed // batch being built; its checkpoint is made when it is sealed
 	spare    *sealed // the other one, nil while it is in flight
 
-	inTx        bool
-	drop        checkpoint.Action // what the gate said of the open transaction
-	beat        bool              // a heartbeat's transaction is in it
-	since       time.Time         // when its first whole transaction ended
-	wholes      int64             // whole transactions in the batch being built, also those without a record
-	stats       batchStats        // what else is counted of it
-	oldest      time.Time         // commit time of the first transaction in it
-	whole       checkpoint.Witness
-	position    checkpoint.Position
-	before      checkpoint.Position // where it was at the open transaction's Begin
-	generations map[uint32]uint32   // as the checkpoint had them: of each table's first copy
-	parts       int                 // parts of the open transaction already published
-	results     chan outcome
-	inFlight    time.Time // since when a transaction is in flight; zero when none is
-	flying      time.Time // commit time of the first source transaction in flight
-	stopping    bool
-	heartbeat   heartbeat
-	refetched   refetched // of the change at hand
-	topics      *Topics   // of tables that rows have come of; nil before the first row
+	inTx      bool
+	drop      checkpoint.Action // what the gate said of the open transaction
+	beat      bool              // a heartbeat's transaction is in it
+	since     time.Time         // when its first whole transaction ended
+	wholes    int64             // whole transactions in the batch being built, also those without a record
+	stats     batchStats        // what else is counted of it
+	oldest    time.Time         // commit time of the first transaction in it
+	whole     checkpoint.Witness
+	position  checkpoint.Position
+	before    checkpoint.Position // where it was at the open transaction's Begin
+	copied    uint64              // batches that brought a copy further
+	parts     int                 // parts of the open transaction already published
+	results   chan outcome
+	inFlight  time.Time // since when a transaction is in flight; zero when none is
+	flying    time.Time // commit time of the first source transaction in flight
+	stopping  bool
+	heartbeat heartbeat
+	refetched refetched // of the change at hand
+	topics    *Topics   // of tables that rows have come of; nil before the first row
 
 	// fence is set for a drain: where the WAL ended when the session began. A transaction that commits at or after it is
 	// behind everything that was committed before.
@@ -394,7 +394,7 @@ func (l *loop) commit(e *decode.Commit) error {
 func (l *loop) finishDrain(ctx context.Context) error {
 	c := checkpoint.Checkpoint{
 		SystemID: l.system.ID, Timeline: l.system.Timeline, Slot: l.source.Slot, State: checkpoint.Drained,
-		Witness: l.whole, Position: l.position, End: l.whole.End, Generations: l.generations,
+		Witness: l.whole, Position: l.position, End: l.whole.End, Copied: l.copied,
 	}
 	if err := l.save(ctx, &c); err != nil {
 		return fmt.Errorf("save that the pipeline is drained: %w", err)
@@ -468,7 +468,7 @@ func (l *loop) start(ctx context.Context) error {
 	}
 	c := checkpoint.Checkpoint{
 		SystemID: l.system.ID, Timeline: l.system.Timeline, Slot: l.source.Slot, State: checkpoint.Live,
-		Witness: l.whole, Position: l.position, Generations: l.generations,
+		Witness: l.whole, Position: l.position, Copied: l.copied,
 	}
 	if l.inTx && (split || l.parts > 0) {
 		if split {

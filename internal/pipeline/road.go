@@ -394,9 +394,6 @@ func (s *session) firstStart(ctx context.Context) (*source.Conn, *source.Stream,
 	first := checkpoint.Checkpoint{
 		SystemID: s.system.ID, Timeline: s.system.Timeline, Slot: s.source.Slot, State: checkpoint.Creating,
 	}
-	if cp != nil {
-		first.Generations = cp.Generations
-	}
 	if err := s.save(ctx, &first); err != nil {
 		return nil, nil, fmt.Errorf("save that the slot is being created: %w", err)
 	}
@@ -552,13 +549,13 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 		// checkpoint's witness refuses.
 		s.log.Info("going on after a drain", "end", cp.End.String(), "drained_system_id", cp.SystemID)
 		cp = &checkpoint.Checkpoint{
-			Position: checkpoint.Position{Commit: max(cp.End, s.confirmed)}, Generations: cp.Generations,
+			Position: checkpoint.Position{Commit: max(cp.End, s.confirmed)}, Copied: cp.Copied,
 		}
 	}
 	l := &loop{
 		session: s, stream: stream, decoder: decode.NewDecoder(), gate: gate,
 		building: &sealed{batch: s.producer.NewBatch(), superseded: s.saved.Superseded()}, spare: &sealed{batch: s.producer.NewBatch()},
-		whole: cp.Witness, position: cp.Position, generations: cp.Generations, results: make(chan outcome, 1),
+		whole: cp.Witness, position: cp.Position, copied: cp.Copied, results: make(chan outcome, 1),
 		heartbeat: heartbeat{
 			interval: s.health.interval, done: make(chan error, 1), wrote: s.health.wrote,
 			failed: func(err error) {
