@@ -70,7 +70,7 @@ func (c *Catalog) CopyTable(ctx context.Context, oid uint32) (*CopyTable, error)
 
 func (c *Catalog) copyTable(ctx context.Context, conn *pgx.Conn, t *Table) (*CopyTable, error) {
 	out := &CopyTable{Relation: &decode.Relation{ID: t.OID, Schema: t.Schema, Name: t.Name, Identity: t.Identity}, filter: t.RowFilter}
-	if err := conn.QueryRow(ctx, "SELECT "+c.shape(t.OID)).Scan(&out.shape); err != nil {
+	if err := conn.QueryRow(ctx, "SELECT "+c.copyShape(t.OID)).Scan(&out.shape); err != nil {
 		return nil, err
 	}
 	rows, err := conn.Query(ctx, `SELECT a.attname::text, a.atttypid, a.atttypmod, quote_ident(n.nspname) || '.' || quote_ident(f.proname)
@@ -114,9 +114,9 @@ func (c *Catalog) copyTable(ctx context.Context, conn *pgx.Conn, t *Table) (*Cop
 	return out, err
 }
 
-// shape is an expression for what the catalog says of a table, as a hash: it is another one after whatever changes what the
+// copyShape is an expression for what the catalog says of a table, as a hash: it is another one after whatever changes what the
 // stream sends of its rows.
-func (c *Catalog) shape(oid uint32) string {
+func (c *Catalog) copyShape(oid uint32) string {
 	list := "''"
 	if c.sys.Major() >= 15 {
 		list = fmt.Sprintf(`coalesce((SELECT concat(r.prattrs::text, r.prqual::text) FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
@@ -430,7 +430,7 @@ func (r *CopyConn) chunk(ctx context.Context, q *ChunkQuery, buf []byte) (*Chunk
 			return nil, err
 		}
 	}
-	if err := r.conn.QueryRow(ctx, `SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, `+r.cat.shape(q.Table.Relation.ID)+` = $1`, q.Table.shape).Scan(&s, &lsn, &same); err != nil {
+	if err := r.conn.QueryRow(ctx, `SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, `+r.cat.copyShape(q.Table.Relation.ID)+` = $1`, q.Table.shape).Scan(&s, &lsn, &same); err != nil {
 		return nil, err
 	}
 	if !same {

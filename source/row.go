@@ -141,7 +141,7 @@ func (c *Catalog) readRows(ctx context.Context, rel *decode.Relation, keys []Row
 		}
 		r := conn.PgConn().ExecParams(ctx, sql, values, types, formats, []int16{format})
 		var err error
-		var seen snapshot
+		var seen decode.Snapshot
 		for size := 0; r.NextRow(); {
 			answer := r.Values()
 			if err != nil || len(out) > 0 && size > maxBytes {
@@ -152,11 +152,11 @@ func (c *Catalog) readRows(ctx context.Context, rel *decode.Relation, keys []Row
 				continue
 			}
 			if len(out) == 0 {
-				if seen, err = parseSnapshot(string(answer[0])); err != nil {
+				if seen, err = decode.ParseSnapshot(string(answer[0])); err != nil {
 					continue
 				}
 			}
-			row := FoundRow{Seen: seen.sees(keys[len(out)].XID)}
+			row := FoundRow{Seen: seen.Sees(keys[len(out)].XID)}
 			if row.Seen && answer[1] != nil {
 				n := 0
 				for _, v := range answer[2:] {
@@ -198,39 +198,6 @@ func copyRow(values [][]byte, size int, kind decode.Kind) decode.Tuple {
 		row[i] = decode.Datum{Kind: kind, Data: buf[at:len(buf):len(buf)]}
 	}
 	return row
-}
-
-// snapshot is which transactions a question saw, by the lower 32 bits of their numbers.
-type snapshot struct {
-	xmax uint32
-	xip  []uint32
-}
-
-// parseSnapshot reads pg_snapshot's text, xmin:xmax:xip,…, whose numbers have an epoch in front of the 32 bits of an xid.
-func parseSnapshot(text string) (s snapshot, err error) {
-	f := strings.Split(text, ":")
-	if len(f) != 3 {
-		return s, fmt.Errorf("a snapshot of another form than xmin:xmax:xip: %q", text)
-	}
-	number := func(digits string) uint32 {
-		x, perr := strconv.ParseUint(digits, 10, 64)
-		if perr != nil {
-			err = fmt.Errorf("the snapshot %q: %w", text, perr)
-		}
-		return uint32(x)
-	}
-	s.xmax = number(f[1])
-	for x := range strings.SplitSeq(f[2], ",") {
-		if x != "" {
-			s.xip = append(s.xip, number(x))
-		}
-	}
-	return s, err
-}
-
-// sees tells whether a transaction that has committed is seen.
-func (s snapshot) sees(xid uint32) bool {
-	return int32(xid-s.xmax) < 0 && !slices.Contains(s.xip, xid)
 }
 
 // unreadableCodes are SQLSTATEs of a table that is not, or not now, what a question takes it for: insufficient_privilege,

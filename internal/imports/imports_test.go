@@ -45,8 +45,9 @@ var rules = map[string]rule{
 	"internal/kafka":  {ours: "", never: postgres + wal + avro + "github.com/twmb "},
 	"sink":            {ours: "internal/kafka internal/failpoint", never: postgres + wal + avro + "github.com/twmb "},
 	"checkpoint":      {ours: "internal/kafka", never: postgres + brokers + avro},
+	"internal/backfill": {ours: "decode", never: sockets + "os sync log " + postgres + brokers + avro, by: "internal/pipeline"},
 	"internal/pipeline": {
-		ours:  "decode source schema schema/registry sink checkpoint internal/kafka internal/failpoint",
+		ours:  "decode internal/backfill source schema schema/registry sink checkpoint internal/kafka internal/failpoint",
 		never: "github.com/twmb ", by: "cmd/walferry"},
 	"cmd/walferry": {ours: "*"},
 
