@@ -27,6 +27,8 @@ type CopyTable struct {
 	// Parts are the tables that hold the rows: the leaves of a partitioned table, or the table itself.
 	Parts []CopyPart
 
+	partitioned bool
+
 	order  []orderColumn
 	output []string // of each column: the output function of its type, quoted
 	filter string   // the publication's row filter
@@ -69,7 +71,7 @@ func (c *Catalog) CopyTable(ctx context.Context, oid uint32) (*CopyTable, error)
 }
 
 func (c *Catalog) copyTable(ctx context.Context, conn *pgx.Conn, t *Table) (*CopyTable, error) {
-	out := &CopyTable{Relation: &decode.Relation{ID: t.OID, Schema: t.Schema, Name: t.Name, Identity: t.Identity}, filter: t.RowFilter}
+	out := &CopyTable{Relation: &decode.Relation{ID: t.OID, Schema: t.Schema, Name: t.Name, Identity: t.Identity}, partitioned: t.Partitioned, filter: t.RowFilter}
 	if err := conn.QueryRow(ctx, "SELECT "+c.copyShape(t.OID)).Scan(&out.shape); err != nil {
 		return nil, err
 	}
@@ -193,7 +195,7 @@ type Chunk struct {
 // ChunkQuery says what to read.
 type ChunkQuery struct {
 	Table *CopyTable
-	Part  uint32       // one of Table.Parts
+	Part  uint32       // one of Table.Parts; 0 for all of them, with Keys
 	After decode.Tuple // key, exclusive; nil for the beginning
 	To    decode.Tuple // key, inclusive; nil for the end. Only where Table.CanSplit.
 	// Keys, if set, are read instead of a range.
@@ -393,11 +395,17 @@ func is[T error](err error) bool {
 }
 
 func (r *CopyConn) chunk(ctx context.Context, q *ChunkQuery, buf []byte) (*Chunk, error) {
-	at := slices.IndexFunc(q.Table.Parts, func(p CopyPart) bool { return p.Relation == q.Part })
-	if at < 0 {
-		return nil, &TableChangedError{Table: q.Table.Relation.String()}
+	from := quoteName(q.Table.Relation.Schema, q.Table.Relation.Name)
+	if !q.Table.partitioned {
+		from = "ONLY " + from
 	}
-	part := &q.Table.Parts[at]
+	if q.Part != 0 {
+		at := slices.IndexFunc(q.Table.Parts, func(p CopyPart) bool { return p.Relation == q.Part })
+		if at < 0 {
+			return nil, &TableChangedError{Table: q.Table.Relation.String()}
+		}
+		from = "ONLY " + q.Table.Parts[at].Name
+	}
 	after, err := r.literals(ctx, q.Table, q.After)
 	if err != nil {
 		return nil, err
@@ -424,7 +432,7 @@ func (r *CopyConn) chunk(ctx context.Context, q *ChunkQuery, buf []byte) (*Chunk
 		"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
 		fmt.Sprintf("SET LOCAL lock_timeout = '%s'; SET LOCAL row_security = off; SET LOCAL statement_timeout = '%s'; SET LOCAL idle_in_transaction_session_timeout = 0",
 			milliseconds(lockTimeout), milliseconds(q.Timeout)),
-		"LOCK TABLE ONLY " + part.Name + " IN ACCESS SHARE MODE",
+		"LOCK TABLE " + from + " IN ACCESS SHARE MODE",
 	} {
 		if err := r.conn.PgConn().Exec(ctx, sql).Close(); err != nil {
 			return nil, err
@@ -447,7 +455,7 @@ func (r *CopyConn) chunk(ctx context.Context, q *ChunkQuery, buf []byte) (*Chunk
 		return nil, err
 	}
 	w := &chunkWriter{data: buf[:0], limit: q.Bytes, columns: q.Table.Key, key: make(decode.Tuple, len(q.Table.Key)), reader: decode.NewCopyReader(slices.Repeat([]decode.Kind{r.kind()}, len(q.Table.Relation.Columns)), int(r.cat.maxRow()))}
-	if _, err := r.conn.PgConn().CopyTo(ctx, w, "COPY ("+r.query(q, part, after, to, keys)+") TO STDOUT (FORMAT binary)"); err != nil && !errors.Is(w.err, errChunkFull) {
+	if _, err := r.conn.PgConn().CopyTo(ctx, w, "COPY ("+r.query(q, from, after, to, keys)+") TO STDOUT (FORMAT binary)"); err != nil && !errors.Is(w.err, errChunkFull) {
 		return nil, errors.Join(w.err, err)
 	}
 	if w.err == nil {
@@ -552,7 +560,7 @@ func (r *CopyConn) literals(ctx context.Context, t *CopyTable, key decode.Tuple)
 }
 
 // query is the statement that reads a chunk.
-func (r *CopyConn) query(q *ChunkQuery, part *CopyPart, after, to []string, keys [][]string) string {
+func (r *CopyConn) query(q *ChunkQuery, from string, after, to []string, keys [][]string) string {
 	t := q.Table
 	columns := make([]string, len(t.Relation.Columns))
 	for i, c := range t.Relation.Columns {
@@ -569,7 +577,7 @@ func (r *CopyConn) query(q *ChunkQuery, part *CopyPart, after, to []string, keys
 		}
 	}
 	read := func(columns []string, conds ...string) string {
-		s := "SELECT " + strings.Join(columns, ", ") + " FROM ONLY " + part.Name
+		s := "SELECT " + strings.Join(columns, ", ") + " FROM " + from
 		if conds = append(slices.Clip(conds), base...); len(conds) > 0 {
 			s += " WHERE " + strings.Join(conds, " AND ")
 		}

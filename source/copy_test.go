@@ -153,7 +153,7 @@ func explain(t *testing.T, owner *pgx.Conn, conn *CopyConn, q *ChunkQuery) {
 	if _, err := tx.Exec(t.Context(), "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off"); err != nil {
 		t.Fatal(err)
 	}
-	rows, err := tx.Query(t.Context(), "EXPLAIN "+conn.query(q, &q.Table.Parts[i], after, to, nil))
+	rows, err := tx.Query(t.Context(), "EXPLAIN "+conn.query(q, "ONLY "+q.Table.Parts[i].Name, after, to, nil))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -184,8 +184,3 @@ func testReadRows(t *testing.T, pg *testbed.PG, text bool) {
 		t.Error("a row without a value in its identity has a key")
 	}
 }
-
-func is[E error](err error) bool {
-	_, ok := errors.AsType[E](err)
-	return ok
-}

@@ -53,6 +53,11 @@ func NewNotes(columns []int, limit int, moved []Key) *Notes {
 	return n
 }
 
+// Reset forgets every change, for a table whose rows have their columns in other places from now on, or after Full. Moved stays.
+func (n *Notes) Reset(columns []int) {
+	n.columns, n.keys, n.size, n.over, n.emptied = columns, map[string]*note{}, 0, false, false
+}
+
 // Full says that there was more to note than the limit allows: what is noted is not all, and the notes must begin anew.
 func (n *Notes) Full() bool { return n.over }
 
@@ -159,6 +164,15 @@ func (n *Notes) Moved() map[string]Key { return n.moved }
 // Moves counts the changes of Moved.
 func (n *Notes) Moves() int { return n.moves }
 
+// Forget takes a key out of Moved.
+func (n *Notes) Forget(k Key) { n.forget(appendKey(n.scratch[:0], k)) }
+
+// Has says that a key is in Moved.
+func (n *Notes) Has(k Key) bool {
+	_, ok := n.moved[string(appendKey(n.scratch[:0], k))]
+	return ok
+}
+
 func (n *Notes) forget(key []byte) {
 	if _, ok := n.moved[string(key)]; ok {
 		delete(n.moved, string(key))
@@ -177,16 +191,17 @@ const (
 	Mixed
 )
 
-// Row says what becomes of a row that was read under s. With Mixed the row is returned as it is now; its values are row's and
-// the notes'.
-func (n *Notes) Row(s *decode.Snapshot, row decode.Tuple) (Verdict, decode.Tuple) {
+// Row says what becomes of a row that was read under s and has its key in these columns. With Mixed the row is returned as it is
+// now; its values are row's and the notes'. Row and notes have the same columns then: whoever alters the table waits for every
+// transaction that has changed it, so a snapshot that shows the table altered sees what was noted before.
+func (n *Notes) Row(s *decode.Snapshot, row decode.Tuple, columns []int) (Verdict, decode.Tuple) {
 	if n.emptied && !s.Sees(n.empty) {
 		return Older, nil
 	}
 	if len(n.keys) == 0 {
 		return Current, row
 	}
-	n.scratch = n.key(n.scratch[:0], row)
+	n.scratch = appendKeyOf(n.scratch[:0], row, columns)
 	k := n.keys[string(n.scratch)]
 	switch {
 	case k == nil || s.Sees(k.xid):
@@ -197,10 +212,10 @@ func (n *Notes) Row(s *decode.Snapshot, row decode.Tuple) (Verdict, decode.Tuple
 	return Mixed, merged(row, k.row)
 }
 
-// Placed notes that a row has been placed with all its values: it need not be read by its key.
-func (n *Notes) Placed(row decode.Tuple) {
+// Placed notes that a row, with its key in these columns, has been placed with all its values: it need not be read by its key.
+func (n *Notes) Placed(row decode.Tuple, columns []int) {
 	if len(n.moved) > 0 {
-		n.scratch = n.key(n.scratch[:0], row)
+		n.scratch = appendKeyOf(n.scratch[:0], row, columns)
 		n.forget(n.scratch)
 	}
 }
@@ -224,8 +239,10 @@ func (n *Notes) Prune(snapshots ...*decode.Snapshot) {
 
 // key appends a row's key; nil when the row does not say it. Each column is its length and its bytes, so no two keys are
 // written alike.
-func (n *Notes) key(dst []byte, row decode.Tuple) []byte {
-	for _, c := range n.columns {
+func (n *Notes) key(dst []byte, row decode.Tuple) []byte { return appendKeyOf(dst, row, n.columns) }
+
+func appendKeyOf(dst []byte, row decode.Tuple, columns []int) []byte {
+	for _, c := range columns {
 		if c >= len(row) || row[c].Kind == decode.Null || row[c].Kind == decode.Unchanged {
 			return nil
 		}

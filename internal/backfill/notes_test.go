@@ -321,7 +321,7 @@ func (c *copying) place() {
 		if !ok {
 			continue
 		}
-		verdict, out := c.notes.Row(&x.s, tuple(k, r))
+		verdict, out := c.notes.Row(&x.s, tuple(k, r), []int{keyColumn})
 		c.logf("key %d placed at %d: %d", k, c.delivered, verdict)
 		if (verdict == Current) != x.s.Sees(c.newest(k)) {
 			c.err = fmt.Errorf("key %d gets verdict %d, its newest change is of %d", k, verdict, c.newest(k))
@@ -337,7 +337,7 @@ func (c *copying) place() {
 			c.err = fmt.Errorf("key %d comes twice", k)
 		}
 		c.consumer[k] = got
-		c.notes.Placed(out)
+		c.notes.Placed(out, []int{keyColumn})
 	}
 	// The snapshot of this one is not newer than those of the others.
 	seen := []*decode.Snapshot{&x.s}

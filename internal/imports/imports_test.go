@@ -38,13 +38,13 @@ const (
 // rules has a line for each package. The arrows follow the flow, source → decode → schema → sink with checkpoint beside,
 // and are fewer: a package knows its own protocol and nothing of its neighbours'.
 var rules = map[string]rule{
-	"decode":          {ours: "", never: sockets + "os time/tzdata sync log " + postgres + brokers + avro},
-	"source":          {ours: "decode internal/failpoint", never: brokers + avro},
-	"schema":          {ours: "decode", never: sockets + "os " + postgres + brokers},
-	"schema/registry": {ours: "schema internal/kafka internal/failpoint", never: "database/sql " + postgres + wal + "github.com/twmb "},
-	"internal/kafka":  {ours: "", never: postgres + wal + avro + "github.com/twmb "},
-	"sink":            {ours: "internal/kafka internal/failpoint", never: postgres + wal + avro + "github.com/twmb "},
-	"checkpoint":      {ours: "internal/kafka", never: postgres + brokers + avro},
+	"decode":            {ours: "", never: sockets + "os time/tzdata sync log " + postgres + brokers + avro},
+	"source":            {ours: "decode internal/failpoint", never: brokers + avro},
+	"schema":            {ours: "decode", never: sockets + "os " + postgres + brokers},
+	"schema/registry":   {ours: "schema internal/kafka internal/failpoint", never: "database/sql " + postgres + wal + "github.com/twmb "},
+	"internal/kafka":    {ours: "", never: postgres + wal + avro + "github.com/twmb "},
+	"sink":              {ours: "internal/kafka internal/failpoint", never: postgres + wal + avro + "github.com/twmb "},
+	"checkpoint":        {ours: "internal/kafka", never: postgres + brokers + avro},
 	"internal/backfill": {ours: "decode", never: sockets + "os sync log " + postgres + brokers + avro, by: "internal/pipeline"},
 	"internal/pipeline": {
 		ours:  "decode internal/backfill source schema schema/registry sink checkpoint internal/kafka internal/failpoint",

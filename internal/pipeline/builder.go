@@ -2,9 +2,12 @@ package pipeline
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
+	"hash/fnv"
 	"maps"
 	"slices"
 	"strconv"
@@ -43,6 +46,9 @@ type builder struct {
 	refetched                  []byte // header of the change's new row, nil for none; see loop.refetch
 	headers                    []sink.Header
 	meta                       schema.Meta
+
+	hash hash.Hash // of keys
+	sum  []byte
 
 	truncates int64 // skipped by policy since the last seal
 }
@@ -284,6 +290,61 @@ func (b *builder) record(t *table, c *decode.Change, op byte, tombstone bool, pa
 	b.txRecords++
 	return nil
 }
+
+// read appends a row of a first copy: a state of the row at the boundary behind the newest whole transaction.
+func (b *builder) read(t *table, c *decode.Change, generation uint32, at time.Time, marker string) error {
+	m := schema.Meta{
+		Commit: c.Position.Commit, Change: c.Position.Change, CommitTime: at, Now: b.now(), Snapshot: marker,
+		Sequence: [2]pglogrepl.LSN{b.sequence, c.Position.Change},
+	}
+	var err error
+	if b.key, err = t.enc.AppendKey(b.key[:0], c, false); err != nil {
+		return err
+	}
+	if b.value, err = t.enc.AppendValue(b.value[:0], c, 'r', &m); err != nil {
+		return err
+	}
+	h := append(b.headers[:0], sink.Header{Key: schema.HeaderID, Value: b.appendReadID(c.Relation.ID, generation, b.key)})
+	if b.envelope == schema.EnvelopeRow {
+		before := b.meta
+		b.meta = m
+		tx := b.tx
+		b.tx = decode.Transaction{Commit: m.Commit, CommitTime: at}
+		h = b.rowHeaders(h, t, c, 'r')
+		b.meta, b.tx = before, tx
+	}
+	b.headers = h
+	if err := b.batch.Append(t.topic, t.partition(b.key, nil), at, b.key, b.value, h); err != nil {
+		return err
+	}
+	if cap(b.value) > largeRow {
+		b.value = nil
+	}
+	return nil
+}
+
+// appendReadID writes the unique id of a read: system id, OID of the table, generation of its copy, a hash of the key without its
+// schema's id.
+func (b *builder) appendReadID(oid, generation uint32, key []byte) []byte {
+	d := append(b.id[:0], b.systemID...)
+	d = append(d, '/')
+	d = strconv.AppendUint(d, uint64(oid), 10)
+	d = append(d, '/')
+	d = strconv.AppendUint(d, uint64(generation), 10)
+	d = append(d, '/')
+	if b.hash == nil {
+		b.hash = fnv.New128a()
+	}
+	b.hash.Reset()
+	_, _ = b.hash.Write(key[min(wireHead, len(key)):]) // never fails
+	b.sum = b.hash.Sum(b.sum[:0])
+	d = hex.AppendEncode(d, b.sum)
+	b.id = d
+	return d
+}
+
+// wireHead is the length of what stands before the Avro bytes of a key: a zero and the schema's id.
+const wireHead = 5
 
 // largeRow is the most memory that is kept for the next value, in bytes.
 const largeRow = 4 << 20

@@ -53,10 +53,11 @@ const (
 	Update
 	Delete
 	Truncate
+	Read // a row of a first copy
 	ops
 )
 
-func (o Op) String() string { return [...]string{"insert", "update", "delete", "truncate"}[o] }
+func (o Op) String() string { return [...]string{"insert", "update", "delete", "truncate", "read"}[o] }
 
 // Changes counts row changes and truncates by kind.
 type Changes [ops]int64

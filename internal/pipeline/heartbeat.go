@@ -59,6 +59,14 @@ func (h *heartbeat) check(ctx context.Context, now time.Time, e emitter, end, wi
 	if now.Before(h.next) && !far {
 		return
 	}
+	h.send(ctx, now, e, end)
+}
+
+// send sends a heartbeat, unless one is on its way.
+func (h *heartbeat) send(ctx context.Context, now time.Time, e emitter, end pglogrepl.LSN) {
+	if h.outstanding || h.running {
+		return
+	}
 	h.outstanding, h.running, h.sentAt = true, true, end
 	h.next = now.Add(h.interval)
 	go func() { h.done <- e.Heartbeat(ctx) }()

@@ -35,25 +35,27 @@ type loop struct {
 	building *sealed // batch being built; its checkpoint is made when it is sealed
 	spare    *sealed // the other one, nil while it is in flight
 
-	inTx      bool
-	drop      checkpoint.Action // what the gate said of the open transaction
-	beat      bool              // a heartbeat's transaction is in it
-	since     time.Time         // when its first whole transaction ended
-	wholes    int64             // whole transactions in the batch being built, also those without a record
-	stats     batchStats        // what else is counted of it
-	oldest    time.Time         // commit time of the first transaction in it
-	whole     checkpoint.Witness
-	position  checkpoint.Position
-	before    checkpoint.Position // where it was at the open transaction's Begin
-	copied    uint64              // batches that brought a copy further
-	parts     int                 // parts of the open transaction already published
-	results   chan outcome
-	inFlight  time.Time // since when a transaction is in flight; zero when none is
-	flying    time.Time // commit time of the first source transaction in flight
-	stopping  bool
-	heartbeat heartbeat
-	refetched refetched // of the change at hand
-	topics    *Topics   // of tables that rows have come of; nil before the first row
+	inTx          bool
+	drop          checkpoint.Action // what the gate said of the open transaction
+	beat          bool              // a heartbeat's transaction is in it
+	since         time.Time         // when its first whole transaction ended
+	wholes        int64             // whole transactions in the batch being built, also those without a record
+	stats         batchStats        // what else is counted of it
+	oldest        time.Time         // commit time of the first transaction in it
+	whole         checkpoint.Witness
+	position      checkpoint.Position
+	before        checkpoint.Position // where it was at the open transaction's Begin
+	copy          copier
+	delivered     pglogrepl.LSN // of the newest transaction that the stream has brought whole, dropped or not
+	copiedBatches uint64        // that brought a copy further, so far
+	parts         int           // parts of the open transaction already published
+	results       chan outcome
+	inFlight      time.Time // since when a transaction is in flight; zero when none is
+	flying        time.Time // commit time of the first source transaction in flight
+	stopping      bool
+	heartbeat     heartbeat
+	refetched     refetched // of the change at hand
+	topics        *Topics   // of tables that rows have come of; nil before the first row
 
 	// fence is set for a drain: where the WAL ended when the session began. A transaction that commits at or after it is
 	// behind everything that was committed before.
@@ -70,12 +72,15 @@ func (l *loop) run(ctx context.Context) error {
 	l.health.enter(Streaming)
 	l.heartbeat.due(time.Time{}) // at once: decides on an idle database whether the witness comes
 	for {
+		if err := l.backfill(ctx); err != nil {
+			return err
+		}
 		if l.inFlight.IsZero() && l.ready() {
 			if err := l.start(ctx); err != nil {
 				return err
 			}
 		}
-		if l.stopping && !l.inTx && l.inFlight.IsZero() && l.wholes == 0 {
+		if l.stopping && !l.inTx && l.inFlight.IsZero() && l.idleBatch() {
 			if l.reached {
 				return l.finishDrain(ctx)
 			}
@@ -102,6 +107,10 @@ func (l *loop) run(ctx context.Context) error {
 			}
 		case err := <-l.heartbeat.done:
 			l.heartbeat.finished(err)
+		case j := <-l.copy.results:
+			if err := l.answered(j); err != nil {
+				return err
+			}
 		case now := <-tick.C:
 			if err := l.tick(ctx, now); err != nil {
 				return err
@@ -125,10 +134,36 @@ func (l *loop) ready() bool {
 	switch {
 	case l.full():
 		return true
-	case l.wholes == 0 || l.inTx:
+	case l.inTx:
 		return false
+	case l.wholes == 0:
+		return !l.idleBatch()
 	}
 	return l.building.batch.Records() > 0 || l.beat || l.stopping || time.Since(l.since) > emptyDelay
+}
+
+// idleBatch says that there is nothing to publish or save in the batch being built.
+func (l *loop) idleBatch() bool {
+	return l.wholes == 0 && l.stats.changes[Read] == 0 && !l.copy.dirty
+}
+
+// backfill brings the first copy on, where there is one: chunks that the stream has come far enough for get their place,
+// those that wait get a heartbeat to wait for, and workers their work.
+func (l *loop) backfill(ctx context.Context) error {
+	if l.copy.Wanted == nil {
+		return nil
+	}
+	if !l.inTx && l.copy.pending > 0 && !l.stopping {
+		if err := l.place(ctx); err != nil {
+			return err
+		}
+	}
+	now := time.Now()
+	l.schedule(now)
+	if l.copy.waitsFor() > l.delivered {
+		l.heartbeat.send(ctx, now, l.cat, l.stream.ServerEnd())
+	}
+	return nil
 }
 
 // reading says whether the next block is wanted: not while the batch is full and the one before it is still in flight, and
@@ -221,7 +256,10 @@ func (l *loop) event(ctx context.Context, e decode.Event) error {
 	case *decode.Message:
 		return l.message(e)
 	case *decode.Commit:
-		return l.commit(e)
+		if err := l.commit(e); err != nil || l.copy.pending == 0 || l.stopping {
+			return err
+		}
+		return l.place(ctx)
 	}
 	return fmt.Errorf("unknown event %T", e)
 }
@@ -259,15 +297,20 @@ func (l *loop) covered(p decode.Position) bool {
 }
 
 func (l *loop) change(ctx context.Context, c *decode.Change) error {
-	if l.drop == checkpoint.Drop {
-		return nil // relations and types were noted by the decoder
-	}
 	drop := l.covered(c.Position)
 	if !drop && l.full() {
 		// Before the table is made: a new version is saved in the transaction of its first row.
 		if err := l.room(ctx); err != nil {
 			return err
 		}
+	}
+	if l.copy.active() {
+		if err := l.note(c, drop); err != nil {
+			return err
+		}
+	}
+	if l.drop == checkpoint.Drop {
+		return nil // relations and types were noted by the decoder
 	}
 	t, err := l.table(ctx, c.Relation, c.Position)
 	if err != nil {
@@ -311,14 +354,15 @@ func (l *loop) change(ctx context.Context, c *decode.Change) error {
 }
 
 func (l *loop) truncate(ctx context.Context, c *decode.Truncate) error {
-	if l.drop == checkpoint.Drop {
-		return nil
-	}
 	drop := l.covered(c.Position)
 	if !drop && l.full() {
 		if err := l.room(ctx); err != nil {
 			return err
 		}
+	}
+	l.noteTruncate(c, drop)
+	if l.drop == checkpoint.Drop {
+		return nil
 	}
 	part, before := 0, l.builder.txRecords
 	for _, rel := range c.Relations {
@@ -357,7 +401,7 @@ func (l *loop) message(m *decode.Message) error {
 }
 
 func (l *loop) commit(e *decode.Commit) error {
-	l.inTx = false
+	l.inTx, l.delivered = false, e.Commit
 	l.heartbeat.delivered(time.Now())
 	shut := !l.gate.Open()
 	if err := l.gate.Commit(e.Commit, e.End); err != nil {
@@ -394,7 +438,7 @@ func (l *loop) commit(e *decode.Commit) error {
 func (l *loop) finishDrain(ctx context.Context) error {
 	c := checkpoint.Checkpoint{
 		SystemID: l.system.ID, Timeline: l.system.Timeline, Slot: l.source.Slot, State: checkpoint.Drained,
-		Witness: l.whole, Position: l.position, End: l.whole.End, Copied: l.copied,
+		Witness: l.whole, Position: l.position, End: l.whole.End, Copied: l.copiedBatches,
 	}
 	if err := l.save(ctx, &c); err != nil {
 		return fmt.Errorf("save that the pipeline is drained: %w", err)
@@ -466,9 +510,12 @@ func (l *loop) start(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := l.sealCopies(s); err != nil {
+		return err
+	}
 	c := checkpoint.Checkpoint{
 		SystemID: l.system.ID, Timeline: l.system.Timeline, Slot: l.source.Slot, State: checkpoint.Live,
-		Witness: l.whole, Position: l.position, Copied: l.copied,
+		Witness: l.whole, Position: l.position, Copied: l.copiedBatches,
 	}
 	if l.inTx && (split || l.parts > 0) {
 		if split {
@@ -519,6 +566,7 @@ func (l *loop) settled(o outcome) error {
 	l.committed(o)
 	o.sealed.batch.Reset()
 	o.sealed.relations, o.sealed.changes, o.sealed.moved, o.sealed.superseded = o.sealed.relations[:0], nil, nil, nil
+	o.sealed.copies = nil
 	l.spare = o.sealed
 	return nil
 }

@@ -59,6 +59,7 @@ type Config struct {
 	OnIncompatible func(schemaName, table string) string
 	// Compatibility returns the level that the subjects of a table get when they are not there yet. nil is that of all subjects.
 	Compatibility func(schemaName, table string) registry.Level
+	Copy          Copy
 	Changes       sink.TopicSpec // topic of schema changes; without a name for none
 	Checkpoint    sink.TopicSpec
 	StallLimit    time.Duration // how long a transaction may be in flight before the slot is given back

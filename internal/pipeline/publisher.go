@@ -18,6 +18,7 @@ type sealed struct {
 	superseded []*checkpoint.Relation // versions that it takes away
 	moved      []*checkpoint.Moved    // tables that go to another topic from a row in it on
 	changes    []*schemaChange        // one for each of relations that is a change
+	copies     []*checkpoint.Copy     // of tables whose copy it brings further
 	stats      batchStats
 	sealedAt   time.Time
 }

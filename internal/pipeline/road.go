@@ -555,7 +555,7 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 	l := &loop{
 		session: s, stream: stream, decoder: decode.NewDecoder(), gate: gate,
 		building: &sealed{batch: s.producer.NewBatch(), superseded: s.saved.Superseded()}, spare: &sealed{batch: s.producer.NewBatch()},
-		whole: cp.Witness, position: cp.Position, copied: cp.Copied, results: make(chan outcome, 1),
+		whole: cp.Witness, position: cp.Position, copiedBatches: cp.Copied, results: make(chan outcome, 1),
 		heartbeat: heartbeat{
 			interval: s.health.interval, done: make(chan error, 1), wrote: s.health.wrote,
 			failed: func(err error) {
@@ -573,6 +573,11 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 	} else {
 		defer s.startWatch(ctx, first, added)()
 	}
+	stopCopy, err := l.startCopy(ctx)
+	if err != nil {
+		return err
+	}
+	defer stopCopy()
 	s.log.Info("streaming", "slot", s.source.Slot, "system_id", s.system.ID, "timeline", s.system.Timeline,
 		"witness", cp.Witness.Commit.String(), "instance", s.cfg.Session.Instance)
 	hit("streaming")

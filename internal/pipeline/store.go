@@ -156,6 +156,15 @@ func (s *store) seal(b *sealed) error {
 			return fmt.Errorf("save that topic %s has moved: %w", m.Topic, err)
 		}
 	}
+	for _, c := range b.copies {
+		value, err := checkpoint.AppendCopy(nil, c)
+		if err != nil {
+			return err
+		}
+		if err := b.batch.AppendLast(s.topic, 0, s.now(), checkpoint.AppendCopyKey(nil, c.OID), value, nil); err != nil {
+			return fmt.Errorf("save the copy of table %d: %w", c.OID, err)
+		}
+	}
 	for _, c := range b.changes {
 		if err := c.appendTo(b.batch, s.changes, s.systemID); err != nil {
 			return err

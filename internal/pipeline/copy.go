@@ -1,0 +1,640 @@
+package pipeline
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+
+	"walferry/decode"
+	"walferry/internal/backfill"
+	"walferry/source"
+)
+
+// Copy says how the rows are copied that are in a table when its capture begins.
+type Copy struct {
+	// Wanted says whether a table is copied; nil is none.
+	Wanted func(schemaName, table string) bool
+	// Workers is how many chunks are read beside each other.
+	Workers int
+	// BufferBytes bounds the rows that were read and wait for their place. A single row may overdraw it.
+	BufferBytes int
+	// ChunkTime is how long a chunk's transaction is meant to be open.
+	ChunkTime time.Duration
+}
+
+const (
+	copyTimeout   = time.Minute            // bounds each statement of a chunk
+	copyAgain     = 500 * time.Millisecond // between two tries of what somebody else's transaction or lock holds up
+	copyAfter     = 10 * time.Second       // between two tries of what somebody has to mend
+	copyNoteBytes = 32 << 20               // of one table's notes
+	copyQueue     = 10_000                 // keys that are read by themselves; with more the copy begins anew
+	copyQueueRead = 500                    // of them in one chunk
+	rangeBytes    = 64 << 20               // of a table to which a range of its own is given
+)
+
+// copier is the first copy as the loop drives it: which tables, which ranges, what is being read and what waits for its
+// place. Its workers read (copyWorker); everything here is of the loop's goroutine.
+type copier struct {
+	Copy
+	jobs    chan *copyJob
+	results chan *copyJob
+	out     int // jobs that are with the workers
+	tables  []*copying
+	over    map[uint32]bool // tables whose copy has ended, or is not wanted
+	listAt  time.Time
+	listing bool
+	buffers [][]byte // free ones
+	pending int      // chunks that were read and wait for their place
+	dirty   bool     // some copying is to be saved
+	begun   bool     // a row was placed in this run of copies: the next one is not the first
+}
+
+// copying is one table on its way.
+type copying struct {
+	backfill.Copy
+	table    *source.CopyTable // nil until it has been looked at
+	streamed *decode.Relation  // the version that the stream had when noting began, or has since, being the same
+	notes    *backfill.Notes   // nil until the table has been looked at
+	moves    int               // of notes, when the queue was last saved
+	fence    uint64            // 0 until it is taken
+	ranges   []*copyRange
+	newest   *decode.Snapshot // that a chunk has shown
+	asking   bool             // a job other than a chunk is with a worker
+	after    time.Time        // no job before
+	held     string           // why, as it was logged
+	flying   []*copyJob       // chunks that are with a worker
+	epoch    int              // a job of an older one is forgotten
+	queueing bool             // a chunk of queued keys is with a worker or waits
+	queued   *copyJob         // the one that waits
+	dirty    bool
+}
+
+// copyRange is a range of a table on its way.
+type copyRange struct {
+	index   int          // in Copy.Ranges
+	after   decode.Tuple // behind which the next chunk is read
+	rows    int          // that the next chunk is to have
+	reading bool
+	read    bool // to its end
+	pending []*copyJob
+}
+
+// copyJob is what a worker is asked, and its answer.
+type copyJob struct {
+	copying *copying // nil for the list of tables
+	rng     *copyRange
+	epoch   int
+	floor   *decode.Snapshot   // one that the chunk's is not older than
+	query   *source.ChunkQuery // nil for anything but a chunk
+	look    uint32             // the table to look at
+	fence   bool               // take a fence, and split the table if split is set
+	split   bool
+	buffer  []byte
+
+	tables []source.Table
+	table  *source.CopyTable
+	xid    uint64
+	ranges []backfill.Range
+	chunk  *source.Chunk
+	err    error
+}
+
+// startCopy takes up the copies that the checkpoint topic has, and starts the workers; the returned func ends them and waits.
+func (l *loop) startCopy(ctx context.Context) (stop func(), err error) {
+	s, c := l.session, &l.copy
+	*c = copier{Copy: s.cfg.Copy, over: map[uint32]bool{}}
+	if c.Wanted == nil || s.cfg.Drain {
+		c.Wanted = nil
+		return func() {}, nil
+	}
+	c.jobs, c.results = make(chan *copyJob, c.Workers), make(chan *copyJob, c.Workers)
+	for range 2 * c.Workers {
+		c.buffers = append(c.buffers, nil)
+	}
+	for oid, saved := range s.saved.Copies {
+		t := &copying{}
+		if err := json.Unmarshal(saved.Payload, &t.Copy); err != nil {
+			return nil, fmt.Errorf("saved copy of table %d: %w", oid, err)
+		}
+		if t.State.Over() {
+			c.over[oid] = true
+			continue
+		}
+		if t.Columns != nil {
+			// From the first change on: a queued row may move on, or one that was not read come to a key that was.
+			t.notes = backfill.NewNotes(nil, copyNoteBytes, t.Queue)
+		}
+		c.begun = c.begun || t.Rows > 0
+		c.tables = append(c.tables, t)
+	}
+	c.sort()
+	ctx, cancel := context.WithCancel(ctx)
+	var workers sync.WaitGroup
+	for range c.Workers {
+		workers.Go(func() { s.copyWorker(ctx, c) })
+	}
+	return func() { cancel(); workers.Wait() }, nil
+}
+
+// sort puts what was begun first, then by name: the order in which tables are copied.
+func (c *copier) sort() {
+	slices.SortFunc(c.tables, func(a, b *copying) int {
+		return cmp.Or(-cmp.Compare(min(a.Rows, 1), min(b.Rows, 1)), a.Asked.Compare(b.Asked), cmp.Compare(a.Schema, b.Schema), cmp.Compare(a.Table, b.Table))
+	})
+}
+
+// active says that there is a table to be copied.
+func (c *copier) active() bool { return len(c.tables) > 0 }
+
+// find is the table that is being copied and noted; nil for none.
+func (c *copier) find(oid uint32) *copying {
+	for _, t := range c.tables {
+		if t.Relation == oid && t.notes != nil {
+			return t
+		}
+	}
+	return nil
+}
+
+// alone says that no other table is still to be copied.
+func (c *copier) alone(t *copying) bool {
+	return !slices.ContainsFunc(c.tables, func(o *copying) bool { return o != t && !o.State.Over() })
+}
+
+// waitsFor is the place in the WAL that a chunk waits for which has been read; 0 for none.
+func (c *copier) waitsFor() (lsn pglogrepl.LSN) {
+	if c.pending == 0 {
+		return 0
+	}
+	for _, t := range c.tables {
+		for _, r := range t.ranges {
+			for _, j := range r.pending {
+				lsn = max(lsn, j.chunk.LSN)
+			}
+		}
+		if t.queued != nil {
+			lsn = max(lsn, t.queued.chunk.LSN)
+		}
+	}
+	return lsn
+}
+
+// schedule hands the workers what is next. It does not wait.
+func (l *loop) schedule(now time.Time) {
+	c := &l.copy
+	if c.Wanted == nil || l.stopping {
+		return
+	}
+	for _, t := range c.tables {
+		l.finishCopy(t) // the stream may have brought the end of the last row that was waited for
+	}
+	c.tables = slices.DeleteFunc(c.tables, func(t *copying) bool { return t.State.Over() && !t.dirty })
+	if !c.listing && !now.Before(c.listAt) && c.out < c.Workers {
+		c.listing = true
+		c.send(&copyJob{})
+	}
+	// No more tables at a time than there are workers: of each of them every change is noted.
+	n := 0
+	for _, t := range c.tables {
+		if t.State.Over() || t.State == backfill.Paused {
+			continue
+		}
+		if n++; n > c.Workers {
+			return
+		}
+		for c.out < c.Workers {
+			job := c.next(t, now)
+			if job == nil {
+				break
+			}
+			c.send(job)
+		}
+	}
+}
+
+func (c *copier) send(j *copyJob) {
+	c.out++
+	c.jobs <- j // has room for as many as are out
+}
+
+// next is what is to be asked for a table now; nil for nothing.
+func (c *copier) next(t *copying, now time.Time) *copyJob {
+	switch {
+	case t.asking || now.Before(t.after):
+		return nil
+	case t.table == nil:
+		t.asking = true
+		return &copyJob{copying: t, epoch: t.epoch, look: t.Relation}
+	case t.fence == 0:
+		t.asking = true
+		return &copyJob{copying: t, epoch: t.epoch, table: t.table, fence: true, split: t.Ranges == nil}
+	case len(c.buffers) == 0:
+		return nil
+	}
+	for _, r := range t.ranges {
+		// Two chunks of a range at a time: one is read while the other waits for its place.
+		if r.reading || r.read || len(r.pending) > 1 {
+			continue
+		}
+		r.reading = true
+		saved := &t.Ranges[r.index]
+		return c.chunk(t, r, &source.ChunkQuery{Part: saved.Relation, After: r.after, To: decode.Tuple(saved.To), Rows: r.rows})
+	}
+	if t.RangesDone() && !t.queueing && len(t.notes.Moved()) > 0 {
+		t.queueing = true
+		q := &source.ChunkQuery{Rows: copyQueueRead}
+		for _, k := range t.notes.Moved() {
+			if q.Keys = append(q.Keys, decode.Tuple(k)); len(q.Keys) == copyQueueRead {
+				break
+			}
+		}
+		return c.chunk(t, nil, q)
+	}
+	return nil
+}
+
+func (c *copier) chunk(t *copying, r *copyRange, q *source.ChunkQuery) *copyJob {
+	q.Table, q.Where, q.Fence, q.Timeout, q.Bytes = t.table, t.Where, t.fence, copyTimeout, c.chunkBytes()
+	b := c.buffers[len(c.buffers)-1]
+	c.buffers = c.buffers[:len(c.buffers)-1]
+	j := &copyJob{copying: t, rng: r, epoch: t.epoch, floor: t.newest, query: q, buffer: b}
+	t.flying = append(t.flying, j)
+	return j
+}
+
+func (c *copier) chunkBytes() int { return c.BufferBytes / (2 * c.Workers) }
+
+// release gives a job's buffer back, unless one large row has made it too large to keep.
+func (c *copier) release(j *copyJob) {
+	b := j.buffer
+	if j.chunk != nil {
+		b = j.chunk.Data
+	}
+	if cap(b) > 2*c.chunkBytes() {
+		b = nil
+	}
+	c.buffers = append(c.buffers, b)
+	j.chunk, j.buffer = nil, nil
+}
+
+// copyWorker reads what it is asked until the session ends.
+func (s *session) copyWorker(ctx context.Context, c *copier) {
+	var conn *source.CopyConn
+	defer func() {
+		if conn != nil {
+			conn.Close()
+		}
+	}()
+	for {
+		var j *copyJob
+		select {
+		case j = <-c.jobs:
+		case <-ctx.Done():
+			return
+		}
+		if conn == nil || conn.Closed() {
+			conn, j.err = s.cat.OpenCopy(ctx)
+		}
+		if j.err == nil {
+			s.work(ctx, conn, j)
+		}
+		c.results <- j // has room for as many as are out
+	}
+}
+
+// work does one job.
+func (s *session) work(ctx context.Context, conn *source.CopyConn, j *copyJob) {
+	switch {
+	case j.copying == nil:
+		j.tables, j.err = s.cat.Tables(ctx)
+	case j.look != 0:
+		j.table, j.err = s.cat.CopyTable(ctx, j.look)
+	case j.fence:
+		// The table's changes are noted by now, so what was delivered before has a lower XID.
+		if j.xid, j.err = conn.Fence(ctx); j.err == nil && j.split {
+			j.ranges, j.err = split(ctx, conn, j.table, s.cfg.Copy.Workers)
+		}
+	default:
+		j.chunk, j.err = conn.Chunk(ctx, j.query, j.buffer)
+	}
+}
+
+// split cuts a table into ranges that are read beside each other.
+func split(ctx context.Context, conn *source.CopyConn, t *source.CopyTable, workers int) ([]backfill.Range, error) {
+	out := []backfill.Range{}
+	for _, p := range t.Parts {
+		n := min(4*workers, 1+int(p.Bytes/rangeBytes))
+		bounds, err := conn.Split(ctx, t, p, n)
+		if err != nil {
+			return nil, err
+		}
+		var from backfill.Key
+		for _, b := range append(bounds, nil) {
+			out = append(out, backfill.Range{Relation: p.Relation, After: from, To: backfill.Key(b)})
+			from = backfill.Key(b)
+		}
+	}
+	return out, nil
+}
+
+// answered takes a worker's answer.
+func (l *loop) answered(j *copyJob) error {
+	c, t := &l.copy, j.copying
+	c.out--
+	if t == nil {
+		return l.listed(j)
+	}
+	chunk := j.query != nil
+	t.flying = slices.DeleteFunc(t.flying, func(x *copyJob) bool { return x == j })
+	switch {
+	case j.rng != nil:
+		j.rng.reading = false
+	case !chunk:
+		t.asking = false
+	}
+	if j.err != nil || j.epoch != t.epoch {
+		if chunk {
+			c.release(j)
+			t.queueing = t.queueing && j.rng != nil
+		}
+		if j.epoch != t.epoch {
+			return nil
+		}
+		l.hold(t, j.err)
+		return nil
+	}
+	t.held = ""
+	switch {
+	case j.look != 0:
+		l.looked(t, j.table)
+		return nil
+	case j.fence:
+		l.fencedOff(t, j)
+		return nil
+	}
+	t.newest = &j.chunk.Snapshot
+	c.pending++
+	if j.rng == nil {
+		t.queued = j
+		return nil
+	}
+	r := j.rng
+	r.pending = append(r.pending, j)
+	r.read = !j.chunk.Cut
+	if j.chunk.Rows > 0 {
+		r.after = j.chunk.Last
+		r.rows = c.rows(j)
+	}
+	return nil
+}
+
+// rows is how many rows the next chunk shall have, from what the last one took.
+func (c *copier) rows(j *copyJob) int {
+	n := float64(j.chunk.Rows)
+	byTime := n * min(4, max(0.25, float64(c.ChunkTime)/float64(max(j.chunk.Took, time.Millisecond))))
+	// A chunk that grows over its bytes costs a connection.
+	byBytes := n * 0.8 * float64(c.chunkBytes()) / float64(max(len(j.chunk.Data), 1))
+	return max(1, int(min(byTime, byBytes, 1e7)))
+}
+
+// listed takes up tables that are published and not known yet, and leaves those that are not published any more.
+func (l *loop) listed(j *copyJob) error {
+	c := &l.copy
+	c.listing = false
+	c.listAt = time.Now().Add(l.cfg.Watch)
+	if j.err != nil {
+		l.log.Warn("look for tables to copy", "error", j.err)
+		return nil
+	}
+	for i := range j.tables {
+		p := &j.tables[i]
+		if c.over[p.OID] || slices.ContainsFunc(c.tables, func(t *copying) bool { return t.Relation == p.OID }) {
+			continue
+		}
+		captured, err := l.source.Selects(p.Schema, p.Name)
+		if err != nil {
+			return err
+		}
+		if !captured || !c.Wanted(p.Schema, p.Name) {
+			c.over[p.OID] = true
+			continue
+		}
+		t := &copying{Copy: backfill.Copy{
+			Relation: p.OID, Schema: p.Schema, Table: p.Name, Generation: 1, State: backfill.Waiting, Asked: now(),
+		}}
+		c.save(t)
+		c.tables = append(c.tables, t)
+		l.log.Info("the table's rows are going to be copied", "table", p.String(), "estimated_rows", p.EstimatedRows)
+	}
+	c.sort()
+	return nil
+}
+
+// save has a copy saved with the next batch.
+func (c *copier) save(t *copying) { t.dirty, c.dirty = true, true }
+
+// hold says why a table's copy does not go on, once, and when it is tried again.
+func (l *loop) hold(t *copying, err error) {
+	wait := copyAgain
+	switch {
+	case is[*source.TableMissingError](err):
+		l.end(t, backfill.Cancelled)
+		l.log.Warn("the table is not published any more: its copy ends", "table", t.name())
+		return
+	case is[*source.TableChangedError](err):
+		l.lookAgain(t, "the table was altered")
+		return
+	case is[*source.UnreadableTableError](err):
+		wait = copyAfter
+	}
+	t.after = time.Now().Add(wait)
+	if text := err.Error(); text != t.held {
+		t.held = text
+		l.log.Warn("the copy of a table waits; the stream goes on", "table", t.name(), "reason", err, "remedy", source.Hint(err))
+	}
+}
+
+func (t *copying) name() string { return t.Schema + "." + t.Table }
+
+// lookAgain looks at a table anew, and reads again what was read and has no place yet. What is noted stays: noting has not
+// stopped, so the fence holds.
+func (l *loop) lookAgain(t *copying, why string) {
+	l.log.Info("the table is looked at again, and chunks without a place are read again", "table", t.name(), "reason", why)
+	l.unread(t)
+	t.table = nil
+}
+
+// unread forgets what was read and has no place, and what is being read.
+func (l *loop) unread(t *copying) {
+	t.epoch++
+	t.asking, t.queueing = false, false
+	drop := func(j *copyJob) {
+		l.copy.release(j)
+		l.copy.pending--
+	}
+	for _, r := range t.ranges {
+		for _, j := range r.pending {
+			drop(j)
+		}
+	}
+	if t.queued != nil {
+		drop(t.queued)
+	}
+	t.queued, t.ranges = nil, nil
+}
+
+// end ends a table's copy.
+func (l *loop) end(t *copying, state backfill.State) {
+	l.unread(t)
+	t.State, t.Finished = state, now()
+	t.Ranges, t.Queue, t.notes = nil, nil, nil
+	l.copy.over[t.Relation] = true
+	l.copy.save(t)
+}
+
+func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+
+// looked takes a table as the catalog describes it now. At the first look of all noting begins.
+func (l *loop) looked(t *copying, table *source.CopyTable) {
+	rel := table.Relation
+	if len(table.Key) == 0 {
+		l.log.Warn("the table has no key that its rows could be read by: they are not copied", "table", rel.String())
+		l.end(t, backfill.Cancelled)
+		return
+	}
+	var columns []string
+	for _, k := range table.Key {
+		columns = append(columns, fmt.Sprintf("%s %d", rel.Columns[k].Name, rel.Columns[k].Type))
+	}
+	if t.Columns != nil && !slices.Equal(columns, t.Columns) {
+		l.anew(t, "the table has another key")
+	}
+	t.Columns, t.Schema, t.Table, t.table = columns, rel.Schema, rel.Name, table
+	if t.notes == nil {
+		t.notes, t.streamed, t.fence = backfill.NewNotes(table.Key, copyNoteBytes, t.Queue), nil, 0
+	}
+	if t.fence != 0 {
+		l.enter(t)
+	}
+}
+
+// anew begins the next generation of a table's copy.
+func (l *loop) anew(t *copying, why string) {
+	l.log.Warn("the copy of a table begins anew", "table", t.name(), "reason", why)
+	l.unread(t)
+	t.Generation++
+	t.State, t.Ranges, t.Queue, t.Columns, t.Rows, t.Bytes, t.Newer = backfill.Waiting, nil, nil, nil, 0, 0, 0
+	t.table, t.notes, t.fence = nil, nil, 0
+	l.copy.save(t)
+}
+
+// fencedOff takes the fence, and the ranges where there were none.
+func (l *loop) fencedOff(t *copying, j *copyJob) {
+	t.fence = j.xid
+	if t.Ranges == nil {
+		t.Ranges, t.State, t.Started = j.ranges, backfill.Copying, now()
+		l.copy.save(t)
+	}
+	l.enter(t)
+}
+
+// enter begins to read each range behind what of it has its place.
+func (l *loop) enter(t *copying) {
+	t.ranges = nil
+	if t.table == nil {
+		return // it is looked at again first
+	}
+	for i := range t.Ranges {
+		saved := &t.Ranges[i]
+		if saved.Done {
+			continue
+		}
+		r := &copyRange{index: i, after: decode.Tuple(saved.From()), rows: 1000}
+		for _, p := range t.table.Parts {
+			if p.Relation == saved.Relation && p.Rows > 0 && p.Bytes > 0 {
+				r.rows = max(100, int(float64(l.copy.chunkBytes())*0.5*float64(p.Rows)/float64(p.Bytes)))
+			}
+		}
+		t.ranges = append(t.ranges, r)
+	}
+}
+
+// note notes a change of a table that is being copied.
+func (l *loop) note(c *decode.Change, covered bool) error {
+	t := l.copy.find(c.Relation.ID)
+	if t == nil {
+		return nil
+	}
+	if c.Relation != t.streamed {
+		l.streamed(t, c.Relation)
+		if t.notes == nil {
+			return nil
+		}
+	}
+	if !t.notes.Change(l.builder.tx.XID, c, covered) {
+		return fmt.Errorf("table %s at %s: a change does not say its key", c.Relation, c.Position)
+	}
+	if t.notes.Full() {
+		// The copy begins to note again, so what was delivered before needs a fence again.
+		l.lookAgain(t, "the stream brings more changes of it than are noted")
+		t.notes.Reset(t.keyOf(c.Relation))
+		t.fence, t.after = 0, time.Now().Add(copyAgain)
+	}
+	if t.notes.Moves() != t.moves {
+		t.moves = t.notes.Moves()
+		l.copy.save(t)
+		if len(t.notes.Moved()) > copyQueue {
+			l.anew(t, "more rows than can be remembered have moved to another key without their large values")
+		}
+	}
+	return nil
+}
+
+// streamed takes the version of a table that the stream has from here on. Every change noted so far is of a transaction that
+// whoever altered the table has waited for, so every snapshot that shows it altered sees them all.
+func (l *loop) streamed(t *copying, rel *decode.Relation) {
+	columns := t.keyOf(rel)
+	if columns == nil {
+		l.anew(t, "the table has another key")
+		return
+	}
+	if t.streamed == nil || !rel.Equal(t.streamed) {
+		t.notes.Reset(columns)
+	}
+	if t.table != nil && !rel.Equal(t.table.Relation) {
+		l.lookAgain(t, "the table was altered")
+	}
+	t.streamed = rel
+}
+
+// keyOf finds the columns of the key in a version of the table; nil where they are not those.
+func (t *copying) keyOf(rel *decode.Relation) []int {
+	var out []int
+	for _, k := range t.Columns {
+		i := slices.IndexFunc(rel.Columns, func(c decode.Column) bool { return fmt.Sprintf("%s %d", c.Name, c.Type) == k })
+		if i < 0 {
+			return nil
+		}
+		out = append(out, i)
+	}
+	return out
+}
+
+// noteTruncate notes a truncate of tables that are being copied.
+func (l *loop) noteTruncate(c *decode.Truncate, covered bool) {
+	for _, rel := range c.Relations {
+		if t := l.copy.find(rel.ID); t != nil {
+			t.notes.Truncate(l.builder.tx.XID, covered)
+			if t.notes.Moves() != t.moves {
+				t.moves = t.notes.Moves()
+				l.copy.save(t)
+			}
+		}
+	}
+}

@@ -1,0 +1,245 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"walferry/internal/backfill"
+	"walferry/internal/testbed"
+)
+
+func everyTable(string, string) bool { return true }
+
+// copying makes the pipelines of a bed copy every table, in chunks so small that a table has many.
+func (b *bed) copying(workers, bufferBytes int) {
+	adjust := b.adjust
+	b.adjust = func(c *Config) {
+		if adjust != nil {
+			adjust(c)
+		}
+		c.Copy = Copy{Wanted: everyTable, Workers: workers, BufferBytes: bufferBytes, ChunkTime: 20 * time.Millisecond}
+	}
+}
+
+// smallBatches makes a chunk larger than a batch.
+func smallBatches(adjust func(*Config)) func(*Config) {
+	return func(c *Config) {
+		adjust(c)
+		c.Sink.MaxBatchBytes = 8 << 10
+	}
+}
+
+// copied waits until the checkpoint topic says that the copies of n tables are done, and returns them by table.
+func (b *bed) copied(n int) map[string]*backfill.Copy {
+	b.t.Helper()
+	ctx, done := context.WithTimeout(b.t.Context(), 2*time.Minute)
+	defer done()
+	for {
+		out := b.copies(ctx)
+		over := 0
+		for _, c := range out {
+			if c.State.Over() {
+				over++
+			}
+		}
+		if over >= n {
+			return out
+		}
+		if err := sleep(ctx, 50*time.Millisecond); err != nil {
+			for name, c := range out {
+				b.t.Logf("%s: %+v", name, *c)
+			}
+			b.t.Fatalf("%d of %d tables are copied", over, n)
+		}
+	}
+}
+
+func (b *bed) copies(ctx context.Context) map[string]*backfill.Copy {
+	b.t.Helper()
+	s := &store{topic: "_walferry." + b.name, kafka: b.client}
+	state, err := s.peek(ctx)
+	if err != nil {
+		return nil // not made yet
+	}
+	out := map[string]*backfill.Copy{}
+	for _, saved := range state.Copies {
+		c := new(backfill.Copy)
+		if err := json.Unmarshal(saved.Payload, c); err != nil {
+			b.t.Fatal(err)
+		}
+		out[c.Table] = c
+	}
+	return out
+}
+
+// TestCopyFirst copies tables of several kinds while others write to them, with the process killed now and then, and holds each
+// key's events in their order to the table.
+func TestCopyFirst(t *testing.T) {
+	for _, version := range []string{"14", "18"} {
+		t.Run(version, func(t *testing.T) {
+			pg := testbed.Postgres(t, version)
+			b := newBed(t, pg, testbed.Kafka(t), "copy"+version)
+			b.copying(2, 64<<10)
+			b.adjust = smallBatches(b.adjust)
+			pg.Exec(testbed.Owner,
+				`CREATE TABLE item (id bigint PRIMARY KEY, v int, big text)`,
+				`ALTER TABLE item ALTER big SET STORAGE EXTERNAL`,
+				`INSERT INTO item SELECT i, 0, CASE WHEN i % 10 = 0 THEN repeat('x', 3000) || i ELSE 'small' END FROM generate_series(1, 3000) i`,
+				`CREATE TABLE pair (a text, b uuid, v int, PRIMARY KEY (a, b))`,
+				`INSERT INTO pair SELECT 'a' || i % 7, md5(i::text)::uuid, 0 FROM generate_series(1, 3000) i`,
+				`CREATE TABLE empty (id int PRIMARY KEY)`,
+				`CREATE TABLE root (id int, at int, v int, PRIMARY KEY (id, at)) PARTITION BY RANGE (at)`,
+				`CREATE TABLE leaf1 PARTITION OF root FOR VALUES FROM (0) TO (10)`,
+				`CREATE TABLE leaf2 PARTITION OF root FOR VALUES FROM (10) TO (20)`,
+				`INSERT INTO root SELECT i, i % 20, 0 FROM generate_series(1, 2000) i`,
+				`GRANT SELECT ON ALL TABLES IN SCHEMA public TO `+testbed.Reader)
+			b.publish("item, pair, empty, root")
+			ctx, cancel := context.WithCancel(t.Context())
+			var writers sync.WaitGroup
+			var moved atomic.Int64
+			for w := range 3 {
+				conn := pg.Connect(testbed.Owner)
+				r := rand.New(rand.NewPCG(uint64(w), 1))
+				writers.Go(func() {
+					for ctx.Err() == nil {
+						i := 1 + r.IntN(3000)
+						sql := []string{
+							fmt.Sprintf("UPDATE item SET v = v + 1 WHERE id = %d", i),
+							fmt.Sprintf("UPDATE item SET v = v + 1 WHERE id = %d", (i+9)/10*10),
+							fmt.Sprintf("UPDATE item SET id = %d WHERE id = %d", 10_000+moved.Add(1), i),
+							fmt.Sprintf("DELETE FROM item WHERE id = %d", i),
+							fmt.Sprintf("INSERT INTO item VALUES (%d, 1, repeat('y', 2500)) ON CONFLICT DO NOTHING", i),
+							fmt.Sprintf("UPDATE pair SET v = v + 1 WHERE b = md5('%d')::uuid", i),
+							fmt.Sprintf("DELETE FROM pair WHERE b = md5('%d')::uuid", i),
+							fmt.Sprintf("UPDATE root SET v = v + 1 WHERE id = %d", i),
+							fmt.Sprintf("UPDATE root SET at = (at + 7) %% 20 WHERE id = %d", i),
+						}[r.IntN(9)]
+						if _, err := conn.Exec(context.Background(), sql); err != nil {
+							t.Errorf("%s: %v", sql, err)
+							return
+						}
+						time.Sleep(time.Millisecond)
+					}
+				})
+			}
+			for _, place := range []string{"chunk-placed", "chunk-split", "before-publish", "after-commit", "chunk-placed", "after-confirm"} {
+				b.killAt(place, 2+rand.IntN(3))
+			}
+			r := b.start()
+			copies := b.copied(4)
+			cancel()
+			writers.Wait()
+			b.caughtUp(r)
+			for name, c := range copies {
+				t.Logf("%s: generation %d, %d rows, %d left out, %d bytes", name, c.Generation, c.Rows, c.Newer, c.Bytes)
+			}
+			for _, table := range []string{"item", "pair", "root"} {
+				b.holdsTable(table)
+			}
+		})
+	}
+}
+
+// holdsTable folds the events of a table, key by key in their order, and compares what is left with the table. No key may be read
+// twice in a generation, and no large value may be missing.
+func (b *bed) holdsTable(table string) {
+	b.t.Helper()
+	type row map[string]any
+	fold, reads, ids := map[string]row{}, map[string]int{}, map[string]bool{}
+	left := map[string]row{} // rows that have moved to another key, by the one they had
+	for _, e := range b.all(table) {
+		if e.value == nil {
+			continue
+		}
+		if id := e.header("id"); ids[id] {
+			b.t.Errorf("%s: id %s comes twice", table, id)
+		} else {
+			ids[id] = true
+		}
+		key := string(e.Key)
+		switch op := e.value["op"]; op {
+		case "d":
+			left[key] = fold[key]
+			delete(fold, key)
+		case "c", "u", "r":
+			after := row(inner(e.value["after"]).(map[string]any))
+			if op == "r" {
+				if reads[e.header("id")]++; e.at("source", "snapshot") == "false" {
+					b.t.Errorf("%s: a read without a marker", table)
+				}
+			}
+			lacks, _ := inner(e.value["unavailable"]).([]any)
+			for _, name := range lacks {
+				old := fold[key]
+				if from := e.header("__debezium.oldkey"); from != "" {
+					old = left[from]
+				}
+				after[name.(string)] = "?"
+				if v, ok := old[name.(string)]; ok {
+					after[name.(string)] = v
+				}
+			}
+			fold[key] = after
+		}
+	}
+	var got []string
+	for _, r := range fold {
+		got = append(got, rowText(r))
+	}
+	slices.Sort(got)
+	rows, err := b.pg.Connect(testbed.Owner).Query(b.t.Context(), "SELECT * FROM "+table)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var want []string
+	for rows.Next() {
+		values, err := rows.Values()
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		r := row{}
+		for i, f := range rows.FieldDescriptions() {
+			if u, ok := values[i].([16]byte); ok {
+				values[i] = fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+			}
+			r[f.Name] = values[i]
+		}
+		want = append(want, rowText(r))
+	}
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		missing, more := 0, 0
+		for _, x := range want {
+			if !slices.Contains(got, x) {
+				if missing++; missing < 5 {
+					b.t.Logf("only in the table: %.100s", x)
+				}
+			}
+		}
+		for _, x := range got {
+			if !slices.Contains(want, x) {
+				if more++; more < 5 {
+					b.t.Logf("only in the events: %.100s", x)
+				}
+			}
+		}
+		b.t.Errorf("%s: the table has %d rows and its events fold to %d: %d rows are missing, %d should not be", table, len(want), len(got), missing, more)
+	}
+}
+
+func rowText(r map[string]any) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(r)) {
+		out = append(out, fmt.Sprintf("%s=%v", k, inner(r[k])))
+	}
+	return strings.Join(out, " ")
+}
