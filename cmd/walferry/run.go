@@ -200,6 +200,9 @@ func pipelineConfig(c *config.Config) (pipeline.Config, error) {
 			return c.SchemaOptions(s, t, db, systemID, version)
 		},
 		Envelope: c.Schema.Envelope, Truncate: c.Schema.Truncate, OnIncompatible: c.OnIncompatible, Compatibility: c.Compatibility, Changes: c.ChangesSpec(),
+		Copy: pipeline.Copy{
+			Wanted: c.Backfilled, Workers: c.Backfill.Workers, BufferBytes: int(c.Backfill.BufferBytes), ChunkTime: c.Backfill.ChunkTime.Std(),
+		},
 		Checkpoint: c.CheckpointSpec(),
 		Watch:      watchInterval, StallLimit: c.Source.StallLimit.Std(), DrainTimeout: c.DrainTimeout.Std(), Standby: c.Standby, StartTimeout: startTimeout,
 		Session: checkpoint.Session{

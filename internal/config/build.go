@@ -138,6 +138,16 @@ func (c *Config) table(schemaName, table string) Table {
 	return Table{}
 }
 
+// Backfilled says whether the rows are copied that are in a table when its capture begins.
+func (c *Config) Backfilled(schemaName, table string) bool {
+	for key, mode := range c.Backfill.Tables {
+		if p := parts(key); len(p) == 2 && p[0] == schemaName && p[1] == table {
+			return mode == "initial"
+		}
+	}
+	return c.Backfill.Mode == "initial"
+}
+
 // OnIncompatible is what happens when the registry refuses a schema of this table: stop, force or new-topic.
 func (c *Config) OnIncompatible(schemaName, table string) string {
 	return cmp.Or(c.table(schemaName, table).OnIncompatible, c.Schema.OnIncompatible)

@@ -31,6 +31,7 @@ type Config struct {
 	Source       Source     `yaml:"source" doc:"The Postgres database to read."`
 	Kafka        Kafka      `yaml:"kafka" doc:"The Kafka cluster to publish to, 3.9 or newer."`
 	Schema       Schema     `yaml:"schema" doc:"How rows become Avro."`
+	Backfill     Backfill   `yaml:"backfill" doc:"The copy of the rows that are in a table when its capture begins."`
 	Registry     Registry   `yaml:"registry" doc:"The schema registry: built in, or an external one by URL."`
 	Checkpoint   Checkpoint `yaml:"checkpoint" doc:"Where progress is saved."`
 	Errors       Errors     `yaml:"errors" doc:"What happens to a change that cannot be published. Only stop exists so far: the stream stops before it, and nothing is lost."`
@@ -143,6 +144,15 @@ type Schema struct {
 	OnIncompatible string              `yaml:"on_incompatible" enum:"stop,force,new-topic" doc:"When the registry refuses a new version of a table's schema as incompatible. stop: the stream stops before the first event that needs it. force: it is registered all the same, and readers that use it on older events fail. new-topic: the table's events go on in the topic <topic>.v2 (then .v3 and so on), which has subjects of its own."`
 	Tables         map[string]Table    `yaml:"tables" doc:"Choices for single tables, by schema.table: compatibility, on_incompatible and toast as above, and topic, the table's topic instead of the one that kafka.topic.template gives it. Tables for which the same topic is named here share it; no others may." example:"{public.orders: {on_incompatible: new-topic, toast: refetch}, 'public.\"odd name\"': {topic: shop.odd-name}}"`
 	ChangesTopic   string              `yaml:"changes_topic" doc:"Topic that gets one JSON record for each change of a captured table's columns, types or keys, in the transaction of the first event after it; empty turns it off." example:"shop.schema-changes"`
+}
+
+// Backfill says which rows are copied that were there before, and how.
+type Backfill struct {
+	Mode        string            `yaml:"mode" enum:"initial,none" doc:"initial: the rows of each captured table are copied once, while its changes are streamed, also of a table that is captured later. none: only changes are published."`
+	Tables      map[string]string `yaml:"tables" doc:"The mode of single tables, by schema.table." example:"{public.audit: none}"`
+	Workers     int               `yaml:"workers" doc:"Connections that read beside each other, each a chunk of a table."`
+	BufferBytes Size              `yaml:"buffer_bytes" doc:"Memory for rows that were read and wait for their place in the stream. A single row may overdraw it."`
+	ChunkTime   Duration          `yaml:"chunk_time" doc:"How long reading a chunk is meant to take: no transaction of the copy is open much longer. Chunks grow and shrink until they do."`
 }
 
 // Table are the choices of one table; an empty one is that of Schema.
@@ -273,6 +283,7 @@ func Default() *Config {
 			BatchBytes:         8 << 20,
 		},
 		Schema:       Schema{Envelope: "debezium", UpdateBefore: "sent", Numeric: "precise", Unconstrained: "string", Time: "avro", Binary: "bytes", Enum: "string", Range: "text", Array: "array", Toast: "mark", Collisions: "error", Truncate: "emit", Subject: "topic", Compatibility: "backward", OnIncompatible: "stop"},
+		Backfill:     Backfill{Mode: "none", Workers: 2, BufferBytes: 16 << 20, ChunkTime: Duration(500 * time.Millisecond)},
 		Registry:     Registry{Mode: "built-in", Listen: "127.0.0.1:8081", Topic: "_schemas", Timeout: Duration(10 * time.Second), AllowAnonymousReads: true},
 		Errors:       Errors{Value: "stop", TooLarge: "stop", Schema: "stop"},
 		Admin:        Admin{Listen: "127.0.0.1:8080"},

@@ -41,6 +41,7 @@ func (c *Config) validate() ErrorList {
 	}
 	c.validateTables(v)
 	v.subject(c.Schema.Subject)
+	c.validateBackfill(v)
 	if t := c.Schema.ChangesTopic; t != "" {
 		v.check(topicName.MatchString(t), "schema.changes_topic", fmt.Sprintf("%q is not a topic name", t), "use letters, digits, _ - and . only, 249 at most")
 		v.check(t != c.Checkpoint.Topic && t != c.Registry.Topic, "schema.changes_topic", "this topic is walferry's own", "give the schema changes a topic of their own")
@@ -53,6 +54,17 @@ func (c *Config) validate() ErrorList {
 		v.address("admin.listen", c.Admin.Listen)
 	}
 	return v.errs
+}
+
+func (c *Config) validateBackfill(v *validator) {
+	b := &c.Backfill
+	for key, mode := range b.Tables {
+		v.pattern("backfill.tables."+key, key, 2, "schema.table")
+		v.check(mode == "initial" || mode == "none", "backfill.tables."+key, fmt.Sprintf("%q is no mode", mode), "write initial or none")
+	}
+	v.check(b.Workers >= 1 && b.Workers <= 32, "backfill.workers", fmt.Sprintf("%d workers", b.Workers), "write a number from 1 to 32")
+	v.check(b.BufferBytes >= 1<<20, "backfill.buffer_bytes", "a chunk needs some room", "write 1MiB or more")
+	v.span("backfill.chunk_time", b.ChunkTime, Duration(10*time.Millisecond), Duration(time.Minute))
 }
 
 func (c *Config) validateTables(v *validator) {

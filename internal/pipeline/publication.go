@@ -108,7 +108,9 @@ func (w *watch) look(ctx context.Context, first bool, added []string) (err error
 			return err
 		}
 	}
-	filled, err := w.cat.Filled(ctx, look)
+	filled, err := w.cat.Filled(ctx, slices.DeleteFunc(look, func(t source.Table) bool {
+		return w.cfg.Copy.Wanted != nil && w.cfg.Copy.Wanted(t.Schema, t.Name)
+	}))
 	if err != nil {
 		return err
 	}
