@@ -8,6 +8,9 @@ import (
 // copyHead begins COPY's binary format: a signature, then flags and the length of what follows them.
 const copyHead = "PGCOPY\n\xff\r\n\x00"
 
+// CopyHead is what stands before the first row: the signature, no flags, no extension.
+const CopyHead = copyHead + "\x00\x00\x00\x00\x00\x00\x00\x00"
+
 // CopyReader cuts what COPY … TO STDOUT (FORMAT binary) sends into rows
 // (https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"):
 //

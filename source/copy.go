@@ -367,26 +367,30 @@ func orderBy(order []orderColumn, name string) string {
 // the fence, and a *TableChangedError.
 func (r *CopyConn) Chunk(ctx context.Context, q *ChunkQuery, buf []byte) (*Chunk, error) {
 	out, err := r.chunk(ctx, q, buf)
+	if err != nil {
+		return nil, r.failed(ctx, q.Table, err)
+	}
+	return out, nil
+}
+
+// failed ends the transaction after an error, and says what the error means.
+func (r *CopyConn) failed(ctx context.Context, t *CopyTable, err error) error {
 	if err == nil {
-		return out, nil
+		return nil
 	}
-	if !r.conn.IsClosed() && r.conn.PgConn().TxStatus() != 'I' {
-		if _, rerr := r.conn.Exec(ctx, "ROLLBACK"); rerr != nil {
-			closeConn(r.conn)
-		}
-	}
+	r.End(ctx)
 	if pe, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pe.Code {
 		case "42P01", "42703", "3F000": // undefined_table, undefined_column, invalid_schema_name
-			return nil, &TableChangedError{Table: q.Table.Relation.String()}
+			return &TableChangedError{Table: t.Relation.String()}
 		case "42501": // insufficient_privilege
-			return nil, &UnreadableTableError{Table: quoteName(q.Table.Relation.Schema, q.Table.Relation.Name), User: r.cat.user, err: err}
+			return &UnreadableTableError{Table: quoteName(t.Relation.Schema, t.Relation.Name), User: r.cat.user, err: err}
 		}
 	}
 	if is[*FenceError](err) || is[*TableChangedError](err) {
-		return nil, err
+		return err
 	}
-	return nil, r.cat.wrap(ctx, "read rows of table "+q.Table.Relation.String(), err, r.conn)
+	return r.cat.wrap(ctx, "read rows of table "+t.Relation.String(), err, r.conn)
 }
 
 func is[T error](err error) bool {
@@ -426,32 +430,11 @@ func (r *CopyConn) chunk(ctx context.Context, q *ChunkQuery, buf []byte) (*Chunk
 	// The lock comes first: it does not freeze the snapshot, and without it an ALTER that rewrites the table between snapshot
 	// and COPY makes the COPY return nothing. The snapshot is the first thing that is asked, and the WAL's end comes after it:
 	// a transaction that others see has written its commit before.
-	var s, lsn string
-	var same bool
-	for _, sql := range []string{
-		"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-		fmt.Sprintf("SET LOCAL lock_timeout = '%s'; SET LOCAL row_security = off; SET LOCAL statement_timeout = '%s'; SET LOCAL idle_in_transaction_session_timeout = 0",
-			milliseconds(lockTimeout), milliseconds(q.Timeout)),
-		"LOCK TABLE " + from + " IN ACCESS SHARE MODE",
-	} {
-		if err := r.conn.PgConn().Exec(ctx, sql).Close(); err != nil {
-			return nil, err
-		}
-	}
-	if err := r.conn.QueryRow(ctx, `SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, `+r.cat.copyShape(q.Table.Relation.ID)+` = $1`, q.Table.shape).Scan(&s, &lsn, &same); err != nil {
+	if err := r.begin(ctx, q.Timeout, from); err != nil {
 		return nil, err
-	}
-	if !same {
-		return nil, &TableChangedError{Table: q.Table.Relation.String()}
 	}
 	out := &Chunk{Read: begun}
-	if out.Snapshot, err = decode.ParseSnapshot(s); err != nil {
-		return nil, err
-	}
-	if out.LSN, err = pglogrepl.ParseLSN(lsn); err != nil {
-		return nil, err
-	}
-	if err := r.fenced(ctx, &out.Snapshot, q.Fence); err != nil {
+	if out.Snapshot, out.LSN, err = r.snapshot(ctx, q.Table, q.Fence); err != nil {
 		return nil, err
 	}
 	w := &chunkWriter{data: buf[:0], limit: q.Bytes, columns: q.Table.Key, key: make(decode.Tuple, len(q.Table.Key)), reader: decode.NewCopyReader(slices.Repeat([]decode.Kind{r.kind()}, len(q.Table.Relation.Columns)), int(r.cat.maxRow()))}
@@ -472,6 +455,136 @@ func (r *CopyConn) chunk(ctx context.Context, q *ChunkQuery, buf []byte) (*Chunk
 	}
 	out.Cut = w.err != nil || q.Keys == nil && w.rows >= q.Rows
 	return out, nil
+}
+
+// begin begins a transaction that has tables locked and no snapshot yet. No statement runs longer than timeout, 0 for any time.
+func (r *CopyConn) begin(ctx context.Context, timeout time.Duration, tables ...string) error {
+	for _, sql := range []string{
+		"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+		fmt.Sprintf("SET LOCAL lock_timeout = '%s'; SET LOCAL row_security = off; SET LOCAL statement_timeout = '%s'; SET LOCAL idle_in_transaction_session_timeout = 0",
+			milliseconds(lockTimeout), milliseconds(timeout)),
+		"LOCK TABLE " + strings.Join(tables, ", ") + " IN ACCESS SHARE MODE",
+	} {
+		if err := r.conn.PgConn().Exec(ctx, sql).Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// snapshot takes the transaction's snapshot, and then the WAL's end; and holds the table to what it was, and the snapshot to the
+// fence.
+func (r *CopyConn) snapshot(ctx context.Context, t *CopyTable, fence uint64) (s decode.Snapshot, lsn pglogrepl.LSN, err error) {
+	var text, end string
+	var same bool
+	if err := r.conn.QueryRow(ctx, `SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, `+r.cat.copyShape(t.Relation.ID)+` = $1`, t.shape).Scan(&text, &end, &same); err != nil {
+		return s, 0, err
+	}
+	if !same {
+		return s, 0, &TableChangedError{Table: t.Relation.String()}
+	}
+	if s, err = decode.ParseSnapshot(text); err != nil {
+		return s, 0, err
+	}
+	if lsn, err = pglogrepl.ParseLSN(end); err != nil {
+		return s, 0, err
+	}
+	return s, lsn, r.fenced(ctx, &s, fence)
+}
+
+// Lock begins the one transaction under which a table without a key is read: Snapshot, then Whole, then End follow, or End
+// alone. It returns a *FenceError while Snapshot would.
+func (r *CopyConn) Lock(ctx context.Context, t *CopyTable, fence uint64) error {
+	var text string
+	err := r.conn.QueryRow(ctx, `SELECT pg_current_snapshot()::text`).Scan(&text)
+	if err == nil {
+		var s decode.Snapshot
+		if s, err = decode.ParseSnapshot(text); err == nil {
+			err = r.fenced(ctx, &s, fence)
+		}
+	}
+	if err == nil {
+		names := make([]string, len(t.Parts))
+		for i, p := range t.Parts {
+			names[i] = "ONLY " + p.Name
+		}
+		err = r.begin(ctx, 0, names...)
+	}
+	return r.failed(ctx, t, err)
+}
+
+// Snapshot takes the snapshot, and then the place in the WAL that all which it sees lies before. It waits for nothing.
+func (r *CopyConn) Snapshot(ctx context.Context, t *CopyTable, fence uint64) (decode.Snapshot, pglogrepl.LSN, error) {
+	s, lsn, err := r.snapshot(ctx, t, fence)
+	return s, lsn, r.failed(ctx, t, err)
+}
+
+// Whole reads all rows. Each time that so many bytes are together, and at the end, piece gets a buffer of COPY's binary format, in
+// which rows whole, and returns the next buffer.
+func (r *CopyConn) Whole(ctx context.Context, t *CopyTable, where string, bytes int, piece func(data []byte, rows int) ([]byte, error)) error {
+	for _, p := range t.Parts {
+		next, err := piece(nil, 0)
+		if err != nil {
+			return err
+		}
+		w := &pieceWriter{bytes: bytes, data: next[:0], piece: piece,
+			reader: decode.NewCopyReader(slices.Repeat([]decode.Kind{r.kind()}, len(t.Relation.Columns)), int(r.cat.maxRow()))}
+		sql := r.query(&ChunkQuery{Table: t, Where: where}, "ONLY "+p.Name, nil, nil, nil)
+		if _, err := r.conn.PgConn().CopyTo(ctx, w, "COPY ("+sql+") TO STDOUT (FORMAT binary)"); err != nil {
+			return r.failed(ctx, t, errors.Join(w.err, err))
+		}
+		if err := w.reader.Close(); err != nil {
+			return err
+		}
+		if _, err := piece(w.data, w.rows); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// End ends the transaction.
+func (r *CopyConn) End(ctx context.Context) {
+	if !r.conn.IsClosed() && r.conn.PgConn().TxStatus() != 'I' {
+		if _, err := r.conn.Exec(ctx, "ROLLBACK"); err != nil {
+			closeConn(r.conn)
+		}
+	}
+}
+
+// pieceWriter hands on what COPY sends, piece by piece.
+type pieceWriter struct {
+	data   []byte
+	bytes  int
+	rows   int
+	reader *decode.CopyReader
+	piece  func([]byte, int) ([]byte, error)
+	err    error
+}
+
+// Write takes one CopyData message, which holds one whole row and may hold the format's head or trailer too.
+func (w *pieceWriter) Write(b []byte) (int, error) {
+	if w.rows > 0 && len(w.data)+len(b) > w.bytes {
+		var next []byte
+		if next, w.err = w.piece(w.data, w.rows); w.err != nil {
+			return 0, w.err
+		}
+		// Every piece but the first begins without a head, and a reader wants one.
+		w.data, w.rows = append(next[:0], decode.CopyHead...), 0
+	}
+	w.data = append(w.data, b...)
+	w.reader.Feed(b)
+	for {
+		row, err := w.reader.Next()
+		if err != nil {
+			w.err = err
+			return 0, err
+		}
+		if row == nil {
+			return len(b), nil
+		}
+		w.rows++
+	}
 }
 
 // maxRow is the longest row that is taken, in bytes.
@@ -582,6 +695,9 @@ func (r *CopyConn) query(q *ChunkQuery, from string, after, to []string, keys []
 			s += " WHERE " + strings.Join(conds, " AND ")
 		}
 		return s
+	}
+	if len(t.order) == 0 {
+		return read(columns)
 	}
 	limit := " LIMIT " + strconv.Itoa(q.Rows)
 	ordered := " ORDER BY " + orderBy(t.order, "") + limit

@@ -164,8 +164,14 @@ func (n *Notes) Moved() map[string]Key { return n.moved }
 // Moves counts the changes of Moved.
 func (n *Notes) Moves() int { return n.moves }
 
-// Forget takes a key out of Moved.
-func (n *Notes) Forget(k Key) { n.forget(appendKey(n.scratch[:0], k)) }
+// Asked takes out of Moved a key that was asked for by itself, under s: a row that did not come is gone or has moved on, and the
+// events of that say so. But a transaction can be delivered before it is seen, and then the row has not come to its key yet.
+func (n *Notes) Asked(s *decode.Snapshot, k Key) {
+	n.scratch = appendKey(n.scratch[:0], k)
+	if note := n.keys[string(n.scratch)]; note == nil || s.Sees(note.xid) {
+		n.forget(n.scratch)
+	}
+}
 
 // Has says that a key is in Moved.
 func (n *Notes) Has(k Key) bool {

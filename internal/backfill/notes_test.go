@@ -221,10 +221,11 @@ type copying struct {
 }
 
 type read struct {
-	s    decode.Snapshot
-	h    int
-	keys []int
-	rows map[int]row
+	s     decode.Snapshot
+	h     int
+	keys  []int
+	rows  map[int]row
+	asked bool // for its keys, which have moved
 }
 
 func (c *copying) deliver() {
@@ -288,6 +289,7 @@ func (c *copying) chunk() {
 			x.keys = append(x.keys, n)
 		}
 		slices.Sort(x.keys)
+		x.asked = true
 	}
 	now := c.visible()
 	for _, k := range x.keys {
@@ -338,6 +340,11 @@ func (c *copying) place() {
 		}
 		c.consumer[k] = got
 		c.notes.Placed(out, []int{keyColumn})
+	}
+	if x.asked {
+		for _, k := range x.keys {
+			c.notes.Asked(&x.s, Key{datum(strconv.Itoa(k))})
+		}
 	}
 	// The snapshot of this one is not newer than those of the others.
 	seen := []*decode.Snapshot{&x.s}

@@ -291,30 +291,30 @@ func (b *builder) record(t *table, c *decode.Change, op byte, tombstone bool, pa
 	return nil
 }
 
-// read appends a row of a first copy: a state of the row at the boundary behind the newest whole transaction.
-func (b *builder) read(t *table, c *decode.Change, generation uint32, at time.Time, marker string) error {
+// read appends a row of a first copy: a state of the row at the boundary behind the newest whole transaction. number is the
+// row's in the copy, from 1.
+func (b *builder) read(t *table, c *decode.Change, generation uint32, number int64, at time.Time, marker string) error {
 	m := schema.Meta{
 		Commit: c.Position.Commit, Change: c.Position.Change, CommitTime: at, Now: b.now(), Snapshot: marker,
 		Sequence: [2]pglogrepl.LSN{b.sequence, c.Position.Change},
 	}
 	var err error
-	if b.key, err = t.enc.AppendKey(b.key[:0], c, false); err != nil {
-		return err
+	var key []byte
+	if !t.keyless {
+		if b.key, err = t.enc.AppendKey(b.key[:0], c, false); err != nil {
+			return err
+		}
+		key = b.key
 	}
 	if b.value, err = t.enc.AppendValue(b.value[:0], c, 'r', &m); err != nil {
 		return err
 	}
-	h := append(b.headers[:0], sink.Header{Key: schema.HeaderID, Value: b.appendReadID(c.Relation.ID, generation, b.key)})
+	h := append(b.headers[:0], sink.Header{Key: schema.HeaderID, Value: b.appendReadID(c.Relation.ID, generation, number, key)})
 	if b.envelope == schema.EnvelopeRow {
-		before := b.meta
-		b.meta = m
-		tx := b.tx
-		b.tx = decode.Transaction{Commit: m.Commit, CommitTime: at}
-		h = b.rowHeaders(h, t, c, 'r')
-		b.meta, b.tx = before, tx
+		h = b.headersOf(h, t, c, 'r', &m)
 	}
 	b.headers = h
-	if err := b.batch.Append(t.topic, t.partition(b.key, nil), at, b.key, b.value, h); err != nil {
+	if err := b.batch.Append(t.topic, t.partition(key, &decode.Transaction{Commit: m.Commit}), at, key, b.value, h); err != nil {
 		return err
 	}
 	if cap(b.value) > largeRow {
@@ -323,15 +323,57 @@ func (b *builder) read(t *table, c *decode.Change, generation uint32, at time.Ti
 	return nil
 }
 
-// appendReadID writes the unique id of a read: system id, OID of the table, generation of its copy, a hash of the key without its
-// schema's id.
-func (b *builder) appendReadID(oid, generation uint32, key []byte) []byte {
+// emptied appends the truncate event behind which a table's rows are those of a copy, one record for each partition.
+func (b *builder) emptied(t *table, at decode.Position, oid, generation uint32, now time.Time) error {
+	m := schema.Meta{
+		Commit: at.Commit, Change: at.Change, CommitTime: now, Now: b.now(), Snapshot: "true", Sequence: [2]pglogrepl.LSN{b.sequence, at.Change},
+	}
+	value, err := t.enc.AppendTruncate(b.value[:0], &m)
+	switch {
+	case errors.Is(err, schema.ErrNoValue):
+		value = nil
+	case err != nil:
+		return err
+	default:
+		b.value = value
+	}
+	for p := range t.partitions {
+		d := b.appendReadID(oid, generation, int64(-p), nil)
+		h := append(b.headers[:0], sink.Header{Key: schema.HeaderID, Value: d})
+		if b.envelope == schema.EnvelopeRow {
+			h = b.headersOf(h, t, nil, 't', &m)
+		}
+		b.headers = h
+		if err := b.batch.Append(t.topic, int32(p), now, nil, value, h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// headersOf is rowHeaders for what is in no transaction.
+func (b *builder) headersOf(h []sink.Header, t *table, c *decode.Change, op byte, m *schema.Meta) []sink.Header {
+	meta, tx := b.meta, b.tx
+	b.meta, b.tx = *m, decode.Transaction{Commit: m.Commit, CommitTime: m.CommitTime}
+	h = b.rowHeaders(h, t, c, op)
+	b.meta, b.tx = meta, tx
+	return h
+}
+
+// appendReadID writes the unique id of a read: system id, OID of the table, generation of its copy, and a hash of the key without
+// its schema's id; without a key the row's number in the copy.
+func (b *builder) appendReadID(oid, generation uint32, number int64, key []byte) []byte {
 	d := append(b.id[:0], b.systemID...)
 	d = append(d, '/')
 	d = strconv.AppendUint(d, uint64(oid), 10)
 	d = append(d, '/')
 	d = strconv.AppendUint(d, uint64(generation), 10)
 	d = append(d, '/')
+	if key == nil {
+		d = strconv.AppendInt(d, number, 10)
+		b.id = d
+		return d
+	}
 	if b.hash == nil {
 		b.hash = fnv.New128a()
 	}

@@ -72,6 +72,7 @@ type copying struct {
 	epoch    int              // a job of an older one is forgotten
 	queueing bool             // a chunk of queued keys is with a worker or waits
 	queued   *copyJob         // the one that waits
+	whole    *whole           // of a table without a key; nil for the others
 	dirty    bool
 }
 
@@ -96,6 +97,8 @@ type copyJob struct {
 	fence   bool               // take a fence, and split the table if split is set
 	split   bool
 	buffer  []byte
+	whole   *whole
+	piece   bool // of a table without a key: one piece of its rows
 
 	tables []source.Table
 	table  *source.CopyTable
@@ -114,6 +117,7 @@ func (l *loop) startCopy(ctx context.Context) (stop func(), err error) {
 		return func() {}, nil
 	}
 	c.jobs, c.results = make(chan *copyJob, c.Workers), make(chan *copyJob, c.Workers)
+	s.copyResults = c.results
 	for range 2 * c.Workers {
 		c.buffers = append(c.buffers, nil)
 	}
@@ -152,10 +156,10 @@ func (c *copier) sort() {
 // active says that there is a table to be copied.
 func (c *copier) active() bool { return len(c.tables) > 0 }
 
-// find is the table that is being copied and noted; nil for none.
+// find is the table that is being copied and noted, or without a key; nil for none.
 func (c *copier) find(oid uint32) *copying {
 	for _, t := range c.tables {
-		if t.Relation == oid && t.notes != nil {
+		if t.Relation == oid && (t.notes != nil || t.whole != nil) {
 			return t
 		}
 	}
@@ -177,6 +181,9 @@ func (c *copier) waitsFor() (lsn pglogrepl.LSN) {
 			for _, j := range r.pending {
 				lsn = max(lsn, j.chunk.LSN)
 			}
+		}
+		if t.whole != nil && len(t.whole.pieces) > 0 {
+			lsn = max(lsn, t.whole.lsn)
 		}
 		if t.queued != nil {
 			lsn = max(lsn, t.queued.chunk.LSN)
@@ -231,6 +238,9 @@ func (c *copier) next(t *copying, now time.Time) *copyJob {
 	case t.table == nil:
 		t.asking = true
 		return &copyJob{copying: t, epoch: t.epoch, look: t.Relation}
+	case t.whole != nil:
+		t.asking = true
+		return &copyJob{copying: t, epoch: t.epoch, table: t.table, whole: t.whole}
 	case t.fence == 0:
 		t.asking = true
 		return &copyJob{copying: t, epoch: t.epoch, table: t.table, fence: true, split: t.Ranges == nil}
@@ -304,7 +314,11 @@ func (s *session) copyWorker(ctx context.Context, c *copier) {
 		if j.err == nil {
 			s.work(ctx, conn, j)
 		}
-		c.results <- j // has room for as many as are out
+		select {
+		case c.results <- j:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -320,6 +334,8 @@ func (s *session) work(ctx context.Context, conn *source.CopyConn, j *copyJob) {
 		if j.xid, j.err = conn.Fence(ctx); j.err == nil && j.split {
 			j.ranges, j.err = split(ctx, conn, j.table, s.cfg.Copy.Workers)
 		}
+	case j.whole != nil:
+		j.err = j.whole.read(ctx, conn, j, s.copyResults)
 	default:
 		j.chunk, j.err = conn.Chunk(ctx, j.query, j.buffer)
 	}
@@ -346,6 +362,10 @@ func split(ctx context.Context, conn *source.CopyConn, t *source.CopyTable, work
 // answered takes a worker's answer.
 func (l *loop) answered(j *copyJob) error {
 	c, t := &l.copy, j.copying
+	if j.piece {
+		l.pieceRead(t, j)
+		return nil
+	}
 	c.out--
 	if t == nil {
 		return l.listed(j)
@@ -355,7 +375,7 @@ func (l *loop) answered(j *copyJob) error {
 	switch {
 	case j.rng != nil:
 		j.rng.reading = false
-	case !chunk:
+	case !chunk && j.epoch == t.epoch:
 		t.asking = false
 	}
 	if j.err != nil || j.epoch != t.epoch {
@@ -371,6 +391,9 @@ func (l *loop) answered(j *copyJob) error {
 	}
 	t.held = ""
 	switch {
+	case j.whole != nil:
+		t.whole.ended, t.asking = true, true // nothing more is asked
+		return nil
 	case j.look != 0:
 		l.looked(t, j.table)
 		return nil
@@ -487,6 +510,11 @@ func (l *loop) unread(t *copying) {
 		drop(t.queued)
 	}
 	t.queued, t.ranges = nil, nil
+	if t.whole != nil {
+		t.whole.stop()
+		l.copy.pending -= len(t.whole.pieces)
+		t.whole = nil
+	}
 }
 
 // end ends a table's copy.
@@ -504,15 +532,19 @@ func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 func (l *loop) looked(t *copying, table *source.CopyTable) {
 	rel := table.Relation
 	if len(table.Key) == 0 {
-		l.log.Warn("the table has no key that its rows could be read by: they are not copied", "table", rel.String())
-		l.end(t, backfill.Cancelled)
+		if !t.Started.IsZero() {
+			l.anew(t, "the copy of a table without a key was broken off")
+		}
+		t.State, t.Started, t.Schema, t.Table, t.table = backfill.Copying, now(), rel.Schema, rel.Name, table
+		t.whole = newWhole(l.copy.chunkBytes())
+		l.copy.save(t)
 		return
 	}
 	var columns []string
 	for _, k := range table.Key {
 		columns = append(columns, fmt.Sprintf("%s %d", rel.Columns[k].Name, rel.Columns[k].Type))
 	}
-	if t.Columns != nil && !slices.Equal(columns, t.Columns) {
+	if !t.Started.IsZero() && !slices.Equal(columns, t.Columns) {
 		l.anew(t, "the table has another key")
 	}
 	t.Columns, t.Schema, t.Table, t.table = columns, rel.Schema, rel.Name, table
@@ -529,7 +561,7 @@ func (l *loop) anew(t *copying, why string) {
 	l.log.Warn("the copy of a table begins anew", "table", t.name(), "reason", why)
 	l.unread(t)
 	t.Generation++
-	t.State, t.Ranges, t.Queue, t.Columns, t.Rows, t.Bytes, t.Newer = backfill.Waiting, nil, nil, nil, 0, 0, 0
+	t.State, t.Ranges, t.Queue, t.Columns, t.Rows, t.Bytes, t.Newer, t.Started = backfill.Waiting, nil, nil, nil, 0, 0, 0, time.Time{}
 	t.table, t.notes, t.fence = nil, nil, 0
 	l.copy.save(t)
 }
@@ -566,19 +598,23 @@ func (l *loop) enter(t *copying) {
 }
 
 // note notes a change of a table that is being copied.
-func (l *loop) note(c *decode.Change, covered bool) error {
+// It says whether the change is left out of the stream, because the rows of the table that are read later contain it.
+func (l *loop) note(c *decode.Change, covered bool) (contained bool, err error) {
 	t := l.copy.find(c.Relation.ID)
 	if t == nil {
-		return nil
+		return false, nil
+	}
+	if t.whole != nil {
+		return t.whole.contains(l.builder.tx.XID), nil
 	}
 	if c.Relation != t.streamed {
 		l.streamed(t, c.Relation)
 		if t.notes == nil {
-			return nil
+			return false, nil
 		}
 	}
 	if !t.notes.Change(l.builder.tx.XID, c, covered) {
-		return fmt.Errorf("table %s at %s: a change does not say its key", c.Relation, c.Position)
+		return false, fmt.Errorf("table %s at %s: a change does not say its key", c.Relation, c.Position)
 	}
 	if t.notes.Full() {
 		// The copy begins to note again, so what was delivered before needs a fence again.
@@ -593,7 +629,7 @@ func (l *loop) note(c *decode.Change, covered bool) error {
 			l.anew(t, "more rows than can be remembered have moved to another key without their large values")
 		}
 	}
-	return nil
+	return false, nil
 }
 
 // streamed takes the version of a table that the stream has from here on. Every change noted so far is of a transaction that
@@ -629,7 +665,7 @@ func (t *copying) keyOf(rel *decode.Relation) []int {
 // noteTruncate notes a truncate of tables that are being copied.
 func (l *loop) noteTruncate(c *decode.Truncate, covered bool) {
 	for _, rel := range c.Relations {
-		if t := l.copy.find(rel.ID); t != nil {
+		if t := l.copy.find(rel.ID); t != nil && t.notes != nil {
 			t.notes.Truncate(l.builder.tx.XID, covered)
 			if t.notes.Moves() != t.moves {
 				t.moves = t.notes.Moves()

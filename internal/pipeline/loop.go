@@ -153,7 +153,7 @@ func (l *loop) backfill(ctx context.Context) error {
 	if l.copy.Wanted == nil {
 		return nil
 	}
-	if !l.inTx && l.copy.pending > 0 && !l.stopping {
+	if !l.inTx && l.copy.active() && !l.stopping {
 		if err := l.place(ctx); err != nil {
 			return err
 		}
@@ -256,7 +256,7 @@ func (l *loop) event(ctx context.Context, e decode.Event) error {
 	case *decode.Message:
 		return l.message(e)
 	case *decode.Commit:
-		if err := l.commit(e); err != nil || l.copy.pending == 0 || l.stopping {
+		if err := l.commit(e); err != nil || l.stopping || !l.copy.active() {
 			return err
 		}
 		return l.place(ctx)
@@ -304,8 +304,10 @@ func (l *loop) change(ctx context.Context, c *decode.Change) error {
 			return err
 		}
 	}
+	contained := false
 	if l.copy.active() {
-		if err := l.note(c, drop); err != nil {
+		var err error
+		if contained, err = l.note(c, drop); err != nil {
 			return err
 		}
 	}
@@ -319,6 +321,10 @@ func (l *loop) change(ctx context.Context, c *decode.Change) error {
 	if t == nil {
 		l.stats.uncaptured++
 		return nil
+	}
+	if contained && !drop {
+		l.stats.contained++
+		drop = true
 	}
 	if t.refetches && !drop && c.Op == decode.Update {
 		err = l.changeRefetched(ctx, t, c)
@@ -372,6 +378,10 @@ func (l *loop) truncate(ctx context.Context, c *decode.Truncate) error {
 		}
 		if t == nil {
 			l.stats.uncaptured++
+			continue
+		}
+		if w := l.copy.find(rel.ID); w != nil && w.whole != nil && w.whole.contains(l.builder.tx.XID) && !drop {
+			l.stats.contained++
 			continue
 		}
 		if part, err = l.builder.truncated(t, c, part, drop); err != nil {

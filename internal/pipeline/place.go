@@ -18,6 +18,12 @@ import (
 // nothing of the stream comes between the pieces of a chunk that is larger than a batch.
 func (l *loop) place(ctx context.Context) error {
 	for _, t := range slices.Clone(l.copy.tables) {
+		if t.whole != nil {
+			if err := l.placeWhole(ctx, t); err != nil {
+				return err
+			}
+			continue
+		}
 		for _, r := range slices.Clone(t.ranges) { // a range that is done leaves them
 			for len(r.pending) > 0 && r.pending[0].chunk.LSN <= l.delivered {
 				j := r.pending[0]
@@ -56,9 +62,8 @@ func (l *loop) placeChunk(ctx context.Context, t *copying, r *copyRange, j *copy
 	t.Bytes += int64(len(j.chunk.Data))
 	if r == nil {
 		t.queueing = false
-		// What was asked for and did not come is gone, or has moved on: its events say so.
 		for _, k := range j.query.Keys {
-			t.notes.Forget(backfill.Key(k))
+			t.notes.Asked(&j.chunk.Snapshot, backfill.Key(k))
 		}
 	} else {
 		saved := &t.Ranges[r.index]
@@ -117,6 +122,7 @@ type placing struct {
 	row   decode.Tuple // the one that is held back until it is known whether it is the last
 	next  decode.Tuple
 	key   decode.Tuple // of the newest row in the batch
+	final bool         // of a table without a key: the last piece
 }
 
 func (p *placing) place(ctx context.Context) (err error) {
@@ -144,10 +150,12 @@ func (p *placing) place(ctx context.Context) (err error) {
 		if err != nil {
 			return fmt.Errorf("a chunk of table %s: %w", p.rel, err)
 		}
-		verdict, row := p.t.notes.Row(&p.j.chunk.Snapshot, row, p.t.table.Key)
-		if verdict == backfill.Older {
-			p.t.Newer++
-			continue
+		if p.t.notes != nil {
+			verdict := backfill.Current
+			if verdict, row = p.t.notes.Row(&p.j.chunk.Snapshot, row, p.t.table.Key); verdict == backfill.Older {
+				p.t.Newer++
+				continue
+			}
 		}
 		p.next = append(p.next[:0], row...)
 		if held {
@@ -165,6 +173,9 @@ func (p *placing) place(ctx context.Context) (err error) {
 
 // last says that the row at hand is the last of the table.
 func (p *placing) last() bool {
+	if p.t.whole != nil {
+		return p.final
+	}
 	if p.r != nil && !(p.r.read && len(p.r.pending) == 0) {
 		return false
 	}
@@ -204,7 +215,7 @@ func (p *placing) append(ctx context.Context, last bool) error {
 		marker = "first_in_data_collection"
 	}
 	c := &decode.Change{Op: decode.Read, Relation: p.rel, New: p.row, Position: p.at}
-	err := l.builder.read(p.table, c, t.Generation, p.j.chunk.Read, marker)
+	err := l.builder.read(p.table, c, t.Generation, t.Rows+1, p.j.chunk.Read, marker)
 	if value, ok := errors.AsType[*schema.ValueError](err); ok && value.Stale {
 		newer, aerr := l.again(ctx, p.rel, p.at)
 		if aerr != nil {
@@ -212,7 +223,7 @@ func (p *placing) append(ctx context.Context, last bool) error {
 		}
 		if newer != nil {
 			p.table = newer
-			err = l.builder.read(p.table, c, t.Generation, p.j.chunk.Read, marker)
+			err = l.builder.read(p.table, c, t.Generation, t.Rows+1, p.j.chunk.Read, marker)
 		}
 	}
 	if err != nil {
@@ -221,6 +232,9 @@ func (p *placing) append(ctx context.Context, last bool) error {
 	l.stats.changes[Read]++
 	l.copy.begun = true
 	t.Rows++
+	if t.notes == nil {
+		return nil
+	}
 	t.notes.Placed(p.row, t.table.Key)
 	p.key = p.key[:0]
 	for _, k := range t.table.Key {
@@ -234,7 +248,9 @@ func (p *placing) down() {
 	if p.r != nil && len(p.key) > 0 {
 		p.t.Ranges[p.r.index].At = backfill.KeyOf(p.key, identity(len(p.key)))
 	}
-	p.t.moves = p.t.notes.Moves()
+	if p.t.notes != nil {
+		p.t.moves = p.t.notes.Moves()
+	}
 	p.copy.save(p.t)
 }
 

@@ -28,6 +28,7 @@ type batchStats struct {
 	Batch
 	changes                                    Changes
 	transactions, split, uncaptured, truncates int64
+	contained                                  int64     // rows left out because a copy that was under way contains them
 	beat                                       bool      // a heartbeat's transaction is in it
 	lastCommit                                 time.Time // commit time of the newest transaction in it
 }

@@ -26,20 +26,21 @@ type session struct {
 	textMode bool
 	lived    bool // something was committed
 
-	cancel    context.CancelCauseFunc
-	source    source.Config
-	cat       *source.Catalog
-	system    source.System
-	producer  *sink.Producer
-	store     *store
-	saved     *checkpoint.State
-	confirmed pglogrepl.LSN // of the slot, when it was taken
-	walsender int32         // that holds the slot for us; 0 before
-	publisher *publisher
-	tables    map[*decode.Relation]*table
-	published *Topics // of the tables in the publication at the session's start
-	stopBy    time.Time
-	steadied  chan struct{} // closed when the loop takes over, which hears of a stop itself
+	cancel      context.CancelCauseFunc
+	source      source.Config
+	cat         *source.Catalog
+	system      source.System
+	producer    *sink.Producer
+	store       *store
+	saved       *checkpoint.State
+	confirmed   pglogrepl.LSN // of the slot, when it was taken
+	walsender   int32         // that holds the slot for us; 0 before
+	publisher   *publisher
+	tables      map[*decode.Relation]*table
+	published   *Topics // of the tables in the publication at the session's start
+	stopBy      time.Time
+	copyResults chan<- *copyJob // of the loop
+	steadied    chan struct{}   // closed when the loop takes over, which hears of a stop itself
 }
 
 // run is a session: the start road, then the loop. The road, and every uncertain error comes back to its beginning:

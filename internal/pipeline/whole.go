@@ -1,0 +1,219 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"walferry/decode"
+	"walferry/internal/backfill"
+	"walferry/source"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// whole is the copy of a table without a key: under one snapshot, since no range could be read again.
+//
+// Its changes are left out of the stream until the snapshot is taken, which contains them. It is taken while the stream stands still
+// between two transactions, for the milliseconds that it takes, and is good if it sees all that was left out. In its place in
+// the stream goes a truncate event, behind which the table's rows are those of the snapshot and what comes after it: changes
+// that the snapshot sees are left out, all others are published. Rows have no order among these: a row of the snapshot may come
+// behind the event that changed it, and a table is what is left when all have been counted.
+//
+// Broken off, it begins anew, under the next generation and behind a truncate event of its own.
+type whole struct {
+	ready   chan struct{}   // the worker holds the locks, and no older transaction is open
+	proceed chan struct{}   // the stream stands still
+	taken   chan wholeTaken // the snapshot
+	verdict chan bool       // whether it is good
+	buffers chan []byte     // free ones
+	quit    chan struct{}   // closed when the copy is given up
+
+	// Of the loop.
+	seen   *decode.Snapshot
+	lsn    pglogrepl.LSN
+	left   map[uint32]bool // transactions whose changes were left out before the snapshot
+	pieces []*copyJob      // that wait for their place
+	ended  bool            // all rows were read
+}
+
+type wholeTaken struct {
+	snapshot decode.Snapshot
+	lsn      pglogrepl.LSN
+	err      error
+}
+
+var errGivenUp = errors.New("the copy of the table was given up")
+
+func newWhole(bytes int) *whole {
+	w := &whole{
+		ready: make(chan struct{}, 1), proceed: make(chan struct{}, 1), taken: make(chan wholeTaken, 1), verdict: make(chan bool, 1),
+		buffers: make(chan []byte, 2), quit: make(chan struct{}), left: map[uint32]bool{},
+	}
+	w.buffers <- make([]byte, 0, bytes)
+	w.buffers <- make([]byte, 0, bytes)
+	return w
+}
+
+// stop has the worker give up.
+func (w *whole) stop() { close(w.quit) }
+
+// contains says that the snapshot, which may be still to come, contains what a transaction has done. Of one delivered before
+// the snapshot it is noted.
+func (w *whole) contains(xid uint32) bool {
+	if w.seen == nil {
+		w.left[xid] = true
+		return true
+	}
+	return w.seen.Sees(xid)
+}
+
+// read is the worker's part.
+func (w *whole) read(ctx context.Context, conn *source.CopyConn, j *copyJob, results chan<- *copyJob) error {
+	defer conn.End(ctx)
+	// What was delivered before any change was left out has a lower XID.
+	fence, err := conn.Fence(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		err := conn.Lock(ctx, j.table, fence)
+		if err != nil {
+			return err
+		}
+		w.ready <- struct{}{}
+		if err := wait(ctx, w, w.proceed); err != nil {
+			return err
+		}
+		var t wholeTaken
+		t.snapshot, t.lsn, t.err = conn.Snapshot(ctx, j.table, fence)
+		w.taken <- t
+		good, err := receive(ctx, w, w.verdict)
+		if err != nil {
+			return err
+		}
+		if good {
+			break
+		}
+		conn.End(ctx)
+		if t.err != nil {
+			return t.err
+		}
+		if err := sleep(ctx, copyAgain/10); err != nil {
+			return err
+		}
+	}
+	read := time.Now()
+	return conn.Whole(ctx, j.table, j.copying.Where, cap(j.buffer), func(data []byte, rows int) ([]byte, error) {
+		if rows > 0 {
+			p := &copyJob{copying: j.copying, epoch: j.epoch, whole: w, piece: true, chunk: &source.Chunk{Data: data, Rows: rows, Read: read}}
+			select {
+			case results <- p:
+			case <-w.quit:
+				return nil, errGivenUp
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+		} else if data != nil {
+			return data, nil
+		}
+		return receive(ctx, w, w.buffers)
+	})
+}
+
+func wait(ctx context.Context, w *whole, c <-chan struct{}) error {
+	_, err := receive(ctx, w, c)
+	return err
+}
+
+func receive[T any](ctx context.Context, w *whole, c <-chan T) (v T, err error) {
+	select {
+	case v = <-c:
+	case <-w.quit:
+		err = errGivenUp
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	return v, err
+}
+
+// pieceRead takes rows that the worker has read.
+func (l *loop) pieceRead(t *copying, j *copyJob) {
+	if t.whole == nil || j.whole != t.whole {
+		return // given up since
+	}
+	t.whole.pieces = append(t.whole.pieces, j)
+	l.copy.pending++
+}
+
+// placeWhole brings the copy of a table without a key on, between two transactions.
+func (l *loop) placeWhole(ctx context.Context, t *copying) error {
+	w := t.whole
+	select {
+	case <-w.ready:
+		if err := l.takeWhole(ctx, t); err != nil {
+			return err
+		}
+	default:
+	}
+	for w == t.whole && len(w.pieces) > 0 && w.lsn <= l.delivered {
+		j := w.pieces[0]
+		w.pieces = w.pieces[1:]
+		l.copy.pending--
+		p := placing{loop: l, t: t, j: j, final: w.ended && len(w.pieces) == 0}
+		if err := p.place(ctx); err != nil {
+			if retryable(err) || errors.Is(err, errTextMode) {
+				return err
+			}
+			l.anew(t, err.Error())
+			l.hold(t, err)
+			return nil
+		}
+		t.Bytes += int64(len(j.chunk.Data))
+		l.copy.save(t)
+		w.buffers <- j.chunk.Data
+	}
+	if w == t.whole && w.ended && len(w.pieces) == 0 {
+		l.log.Info("the rows of a table without a key have been copied", "table", t.name(), "rows", t.Rows, "bytes", t.Bytes, "took", now().Sub(t.Started))
+		l.end(t, backfill.Done)
+	}
+	return nil
+}
+
+// takeWhole has the snapshot taken while the stream stands still.
+func (l *loop) takeWhole(ctx context.Context, t *copying) error {
+	w := t.whole
+	w.proceed <- struct{}{}
+	var taken wholeTaken
+	select {
+	case taken = <-w.taken:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	good := taken.err == nil
+	for xid := range w.left {
+		good = good && taken.snapshot.Sees(xid)
+	}
+	if good {
+		// Before anything that the snapshot does not contain.
+		at := decode.Position{Commit: l.whole.Commit, Change: l.whole.End}
+		tab, err := l.table(ctx, t.table.Relation, at)
+		if err != nil {
+			return err
+		}
+		if tab == nil {
+			w.verdict <- false
+			l.end(t, backfill.Cancelled)
+			return nil
+		}
+		if err := l.builder.emptied(tab, at, t.Relation, t.Generation, now()); err != nil {
+			return fmt.Errorf("begin of the copy of table %s: %w", t.name(), err)
+		}
+		l.stats.changes[Read]++
+		w.seen, w.lsn, w.left = &taken.snapshot, taken.lsn, nil
+		l.copy.save(t)
+	}
+	w.verdict <- good
+	return nil
+}
