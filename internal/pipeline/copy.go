@@ -308,11 +308,14 @@ func (s *session) copyWorker(ctx context.Context, c *copier) {
 		case <-ctx.Done():
 			return
 		}
-		if conn == nil || conn.Closed() {
+		if reads := j.copying != nil && j.look == 0; reads && (conn == nil || conn.Closed()) {
 			conn, j.err = s.cat.OpenCopy(ctx)
 		}
 		if j.err == nil {
 			s.work(ctx, conn, j)
+		}
+		if ctx.Err() != nil {
+			return // what went wrong says nothing of the table
 		}
 		select {
 		case c.results <- j:
