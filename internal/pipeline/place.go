@@ -151,7 +151,7 @@ func (p *placing) place(ctx context.Context) (err error) {
 			return fmt.Errorf("a chunk of table %s: %w", p.rel, err)
 		}
 		if p.t.notes != nil {
-			verdict := backfill.Current
+			var verdict backfill.Verdict
 			if verdict, row = p.t.notes.Row(&p.j.chunk.Snapshot, row, p.t.table.Key); verdict == backfill.Older {
 				p.t.Newer++
 				continue
