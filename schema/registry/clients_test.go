@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net/http"
+	"os"
 	"os/exec"
 	"reflect"
 	"strings"
@@ -24,10 +25,19 @@ func TestPythonClient(t *testing.T) {
 	eachLogin(t, func(t *testing.T, url, login string) {
 		runClient(t, python, "testdata/client.py", url, login)
 	})
-	t.Run("token", func(t *testing.T) {
-		_, server := newServer(t, registry.ServerConfig{Closed: true, Users: []registry.User{{Name: "ci", Token: "t0ken", Role: registry.Writer}}})
-		runClient(t, python, "testdata/client.py", server.URL, "Bearer t0ken")
-	})
+	t.Run("token", func(t *testing.T) { runClient(t, python, "testdata/client.py", wantsToken(t), "Bearer t0ken") })
+}
+
+// Confluent's own for Java, out of Flink's jar, which is the one that Flink reads through.
+func TestJavaClient(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts Java; run without -short")
+	}
+	java := func(t *testing.T, url, login string) {
+		runClient(t, "java", "-XX:TieredStopAtLevel=1", "-cp", testbed.JavaLibraries(t, "flink"), "testdata/Client.java", url, login)
+	}
+	eachLogin(t, java)
+	t.Run("token", func(t *testing.T) { java(t, wantsToken(t), "Bearer t0ken") })
 }
 
 // @kafkajs/confluent-schema-registry.
@@ -51,9 +61,17 @@ func eachLogin(t *testing.T, client func(t *testing.T, url, login string)) {
 	}
 }
 
+// wantsToken is a registry that asks for the token "t0ken".
+func wantsToken(t *testing.T) string {
+	_, server := newServer(t, registry.ServerConfig{Closed: true, Users: []registry.User{{Name: "ci", Token: "t0ken", Role: registry.Writer}}})
+	return server.URL
+}
+
 func runClient(t *testing.T, name string, args ...string) {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8") // or Java does not understand its own arguments
+	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.HasSuffix(strings.TrimSpace(string(out)), "ok") {
 		t.Fatalf("%v\n%s", err, out)
 	}
