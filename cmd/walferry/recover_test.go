@@ -209,10 +209,15 @@ func TestRecover(t *testing.T) {
 		t.Fatal(err, res)
 	}
 	p.insert(2)
-	p.has(p.fails(exitKafka), "has partitions 2", "configure the number that it has")
+	p.has(p.fails(exitRefused), "had 1 partitions", "recover --accept-partitions wider.public.wider` and configure 2 partitions for it;")
 	p.partitions = 2
 	p.write()
-	p.has(p.fails(exitRefused), "recover --accept-partitions wider.public.wider")
+	p.has(p.fails(exitRefused), "recover --accept-partitions wider.public.wider`;")
+	p.partitions = 3
+	p.write()
+	p.has(p.fails(exitRefused), "and configure 2 partitions for it;")
+	p.partitions = 2
+	p.write()
 	p.has(p.walferry(exitOK, "", "recover", "--accept-partitions", "wider.public.wider", "--yes"), "2 partitions")
 	p.on()
 	p.walferry(exitOK, "", "tail", "--from", "beginning", "-n", "2")

@@ -97,8 +97,9 @@ func (r *relationRecord) sameSchemas(o *relationRecord) bool {
 
 // PartitionsChangedError says that a topic's partition count is not the one its keys were spread over.
 type PartitionsChangedError struct {
-	Topic     string
-	Had, Have int
+	Topic      string
+	Had, Have  int
+	Configured int // the number that the topic should have by the configuration
 }
 
 func (e *PartitionsChangedError) Error() string {
@@ -108,8 +109,12 @@ func (e *PartitionsChangedError) Error() string {
 
 // Hint is the way on.
 func (e *PartitionsChangedError) Hint() string {
-	return fmt.Sprintf("let the consumers finish what is there, then `walferry recover --accept-partitions %s`; "+
-		"the order of a key's events before and after is then by commit_lsn, not by offset", e.Topic)
+	configure := ""
+	if e.Configured != e.Have {
+		configure = fmt.Sprintf(" and configure %d partitions for it", e.Have)
+	}
+	return fmt.Sprintf("let the consumers finish what is there, then `walferry recover --accept-partitions %s`%s; "+
+		"the order of a key's events before and after is then by commit_lsn, not by offset", e.Topic, configure)
 }
 
 // table finds or makes the table of a relation version; nil when the configuration does not capture it, since a publication
@@ -276,10 +281,15 @@ func (l *loop) in(ctx context.Context, spec sink.TopicSpec, rel *decode.Relation
 	}
 	l.health.step(stepKafka)
 	var info sink.TopicInfo
-	if err := l.bounded(ctx, func(ctx context.Context) (err error) {
+	err = l.bounded(ctx, func(ctx context.Context) (err error) {
 		info, err = l.producer.EnsureTopic(ctx, spec)
 		return err
-	}); err != nil {
+	})
+	// This comes before what the configuration says of the number: to write the new one there is not all that is to be done.
+	if (err == nil || is[*sink.TopicMismatchError](err)) && before != nil && before.Topic == topic && info.Partitions > 0 && before.Partitions != info.Partitions {
+		return nil, &PartitionsChangedError{Topic: topic, Had: before.Partitions, Have: info.Partitions, Configured: spec.Partitions}
+	}
+	if err != nil {
 		return nil, err
 	}
 	if st.Key == "" && strings.Contains(info.CleanupPolicy, "compact") {
@@ -287,9 +297,6 @@ func (l *loop) in(ctx context.Context, spec sink.TopicSpec, rel *decode.Relation
 	}
 	l.health.step(stepRegistry)
 	rec.Partitions = info.Partitions
-	if before != nil && before.Topic == topic && before.Partitions != info.Partitions {
-		return nil, &PartitionsChangedError{Topic: topic, Had: before.Partitions, Have: info.Partitions}
-	}
 	if saved != nil && saved.sameSchemas(&rec) {
 		rec.KeyID, rec.ValueID = saved.KeyID, saved.ValueID
 		return &version{st, rec}, nil
