@@ -38,7 +38,7 @@ their comments in the database.
 The same registry, topics and comments make the same document. Its version is the highest
 id of the schemas in it.`,
 		Example: "  walferry asyncapi > asyncapi.yaml\n  walferry asyncapi --format json --no-database",
-		Args:    usage(both(cobra.NoArgs, oneOf("format", &format, "yaml", "json"))),
+		Args:    usage(both(noArgs, oneOf("format", &format, "yaml", "json"))),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.load()
 			if err != nil {
@@ -53,7 +53,7 @@ id of the schemas in it.`,
 				return err
 			}
 			if format == "json" {
-				return p.printIndented(document)
+				return p.printJSON(document)
 			}
 			return p.printf("%s", yamlText(document))
 		},

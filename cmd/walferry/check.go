@@ -42,7 +42,7 @@ func newCheckCommand(p *program) *cobra.Command {
 		Long: `Ask the database, Kafka and the registry for everything that would fail later, and
 print it as a table: ok, warn or fail, with the SQL or the command that mends each
 line. Nothing is changed. The exit code is 0 when nothing fails, else 9.`,
-		Args: usage(cobra.NoArgs),
+		Args: usage(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.load()
 			if err != nil {

@@ -15,7 +15,7 @@ func newConfigCommand(p *program) *cobra.Command {
 included. Secrets are printed as ***. The file is checked on the way: everything
 that is wrong with it is listed with line and column, and the exit code is 2.`,
 		Example: "  walferry config --sample > walferry.yml\n  walferry config --schema > walferry.schema.json",
-		Args:    usage(both(cobra.NoArgs, exclusive("sample", "schema"))),
+		Args:    usage(both(noArgs, exclusive("sample", "schema"))),
 		RunE: func(*cobra.Command, []string) error {
 			switch {
 			case sample:

@@ -28,7 +28,7 @@ out of order.
 The Postgres is the one that is installed, else an archive that is downloaded
 once; WALFERRY_POSTGRES=embedded takes the archive in any case. Everything ends with
 the demo. With --forever the account comes at Ctrl-C, and memory grows until then.`,
-		Args: usage(cobra.NoArgs),
+		Args: usage(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch cfg.Break {
 			case "", demo.BreakDrop, demo.BreakRepeat, demo.BreakSwap:

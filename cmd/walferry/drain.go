@@ -26,7 +26,7 @@ pg_upgrade accepts the slot. Exits with 0 when that is done. For a planned move:
      write again. What is written before to a server without its slot is missed.
 
 Nothing is lost by draining without a move: walferry run goes on as before.`,
-		Args: usage(cobra.NoArgs),
+		Args: usage(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.load()
 			if err != nil {

@@ -23,7 +23,7 @@ func newDropCommand(p *program) *cobra.Command {
 Both are shown first, and you are asked. Stop walferry before. Topics, checkpoint
 and schemas are left alone: with the checkpoint still there, walferry refuses to
 start again until walferry recover is followed.`,
-		Args: usage(cobra.NoArgs),
+		Args: usage(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.load()
 			if err != nil {

@@ -37,7 +37,7 @@ changes nothing. The flags accept the cost. Stop walferry before using one.
   --accept-partitions TOPIC
                 go on with the partition count that the topic has now. From there on
                 keys are in other partitions: order a key's events by commit_lsn.`,
-		Args: usage(both(cobra.NoArgs, exclusive("from-slot", "new-slot", "accept-partitions"))),
+		Args: usage(both(noArgs, exclusive("from-slot", "new-slot", "accept-partitions"))),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.load()
 			if err != nil {

@@ -29,7 +29,7 @@ func newRegistryCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "registry",
 		Short: "Serve the schema registry by itself, or copy one",
-		Args:  usage(cobra.NoArgs),
+		Args:  usage(noArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newExportCommand(p), newImportCommand(p), &cobra.Command{
@@ -39,7 +39,7 @@ func newRegistryCommand(p *program) *cobra.Command {
 REST API at registry.listen, kept in the topic registry.topic. No database is needed.
 Several may serve one topic: one of them writes, the others follow it and pass writes on.
 Of the configuration, kafka and registry are enough.`,
-		Args: usage(cobra.NoArgs),
+		Args: usage(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.loadRegistry()
 			if err != nil {

@@ -50,7 +50,7 @@ the same bytes.
 The built-in registry is read from its topic, whether it runs or not; an external one
 (registry.url, or --url) through its API, which does not tell the settings of subjects
 that have no schema.`,
-		Args: usage(both(cobra.NoArgs, from.check)),
+		Args: usage(both(noArgs, from.check)),
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.exportRegistry(cmd.Context(), from, file) },
 	}
 	from.flags(cmd)

@@ -49,7 +49,7 @@ Begin with
 ` + exitHelp,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          usage(cobra.NoArgs),
+		Args:          usage(noArgs),
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetIn(p.stdin)
@@ -80,6 +80,15 @@ func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// noArgs is for commands that take no arguments. cobra's own words for one are about a command that it does not know, which
+// is right where there are commands below.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 || cmd.HasSubCommands() {
+		return cobra.NoArgs(cmd, args)
+	}
+	return fmt.Errorf("%q: %s takes no arguments, only flags", args[0], cmd.CommandPath())
 }
 
 // both checks arguments twice.

@@ -36,7 +36,7 @@ once; nothing is lost by it.
 A server with another system identifier is refused: it is another database. With
 --after-upgrade it is accepted where walferry drain was the last thing that
 happened to this pipeline, since that is what pg_upgrade makes of a server.`,
-		Args: usage(cobra.NoArgs),
+		Args: usage(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.load()
 			if err != nil {

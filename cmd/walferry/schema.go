@@ -16,7 +16,7 @@ func newSchemaCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "schema",
 		Short: "See what consumers see, now and after a migration",
-		Args:  usage(cobra.NoArgs),
+		Args:  usage(noArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	for _, c := range schemaCommands() {

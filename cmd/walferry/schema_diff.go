@@ -43,7 +43,7 @@ in before and in after.`,
 				return err
 			}
 			if format == "json" {
-				return p.printIndented(d)
+				return p.printJSON(d)
 			}
 			return p.printf("%s", d.text(newPainter(color, p.stdout)))
 		},
@@ -208,7 +208,7 @@ since it is more often a slip.`,
 				return err
 			}
 			if format == "json" {
-				err = p.printIndented(v)
+				err = p.printJSON(v)
 			} else {
 				err = p.printf("%s", v.text())
 			}

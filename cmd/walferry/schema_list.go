@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -36,7 +35,7 @@ is one that was set for the subject, "all" the one of all subjects).`,
 				return err
 			}
 			if format == "json" {
-				return p.printIndented(list)
+				return p.printJSON(list)
 			}
 			return p.showSubjects(list)
 		},
@@ -185,7 +184,7 @@ SUBJECT is a subject, or a table as schema.table, which stands for its values.`,
 				return err
 			}
 			if format == "json" {
-				return p.printIndented(list)
+				return p.printJSON(list)
 			}
 			return p.showVersions(list)
 		},
@@ -286,12 +285,4 @@ func inFewWords(list []registry.Difference) string {
 		return strings.Join(words[:most], " ") + fmt.Sprintf(" and %d more", n-most)
 	}
 	return strings.Join(words, " ")
-}
-
-// printIndented writes v as JSON for people and machines.
-func (p *program) printIndented(v any) error {
-	e := json.NewEncoder(p.stdout)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
 }

@@ -69,7 +69,7 @@ refuse its new schema, or the stream or the application would fail after it.`,
 			}
 			switch format {
 			case "json":
-				err = p.printIndented(plan)
+				err = p.printJSON(plan)
 			case "markdown":
 				err = p.printf("%s", plan.markdown())
 			default:

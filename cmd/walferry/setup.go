@@ -34,7 +34,7 @@ sends what the catalog says of a table (not-null, defaults, comments, labels of
 enums, attributes of composites) with each command that changes it, so that events
 have the schema of their place in the WAL also where the catalog has moved on.`,
 		Example: "  walferry setup | psql -d shop\n  walferry setup --apply --admin-dsn 'postgres://postgres@localhost/shop'",
-		Args:    usage(cobra.NoArgs),
+		Args:    usage(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if ddl && !apply { // the same for everybody
 				return p.printf("%s", source.DDLTriggerSQL())

@@ -36,7 +36,7 @@ answers, show what the database knows of the slot.
 
 --healthz and --readyz are probes for containers: they print nothing when all is
 well, and exit with 0 or 1.`,
-		Args: usage(both(cobra.NoArgs, exclusive("json", "healthz", "readyz"))),
+		Args: usage(both(noArgs, exclusive("json", "healthz", "readyz"))),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.load()
 			if err != nil {

@@ -56,7 +56,7 @@ func newVersionCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  usage(cobra.NoArgs),
+		Args:  usage(noArgs),
 		RunE: func(*cobra.Command, []string) error {
 			b := thisBuild()
 			if asJSON {
@@ -73,7 +73,7 @@ func newVersionCommand(p *program) *cobra.Command {
 	return cmd
 }
 
-// printJSON writes v to stdout.
+// printJSON writes v to stdout, for people and machines.
 func (p *program) printJSON(v any) error {
 	e := json.NewEncoder(p.stdout)
 	e.SetIndent("", "  ")
