@@ -226,6 +226,38 @@ func references(t *testing.T, text []byte) {
 	}
 }
 
+// TestAsyncAPITopics finds the topics of subjects by each strategy, with tables and without, and nobody else's.
+func TestAsyncAPITopics(t *testing.T) {
+	subjects := []string{
+		"elsewhere-value", "shop.public.a-key", "shop.public.a-value", "shop.public.a.v2-value", "shop.public.a.v2-shop.public.a.v2.Envelope", "shop.public.a.v3.Envelope",
+		"shop.public.b-c-shop.public.b_c.Envelope", "shop.public.d-shop.public.e.Envelope", "shop.public.b-c.Envelope", "of/shop.public.b-c/value", "other.public.a-value",
+	}
+	for _, x := range []struct{ subject, want, tables string }{
+		{"topic", "elsewhere shop.public.a shop.public.a.v2", "shop.public.a shop.public.a.v2 shop.public.a.v3 shop.public.b-c shop.public.b-c.v2 shop.public.b-c.v3"},
+		{"topic-record", "shop.public.a.v2 shop.public.b-c", "shop.public.a shop.public.a.v2 shop.public.a.v3 shop.public.b-c shop.public.b-c.v2 shop.public.b-c.v3"},
+		{"'of/{topic}/{kind}'", "shop.public.b-c", "shop.public.a shop.public.a.v2 shop.public.a.v3 shop.public.b-c shop.public.b-c.v2 shop.public.b-c.v3"},
+		{"record", "", "shop.public.a shop.public.a.v2 shop.public.a.v3 shop.public.b-c shop.public.b-c.v2 shop.public.b-c.v3"},
+	} {
+		c, err := config.Load("walferry.yml", []byte("name: shop\nsource: {dsn: 'postgres://x@127.0.0.1:1/x', all_tables: true}\nkafka: {brokers: ['a:1']}\n"+
+			"schema: {subject: "+x.subject+", tables: {public.far: {topic: elsewhere}}}\n"), func(string) (string, bool) { return "", false })
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := &topicsDescription{config: c}
+		got, err := d.topicNames(t.Context(), subjects, nil, false, false)
+		if x.want == "" {
+			if !is[*usageError](err) {
+				t.Errorf("%s: %q, %v", x.subject, got, err)
+			}
+		} else if err != nil || strings.Join(got, " ") != x.want {
+			t.Errorf("%s: %q, %v", x.subject, got, err)
+		}
+		if got, err := d.topicNames(t.Context(), subjects, []string{"shop.public.a", "shop.public.b-c"}, true, false); err != nil || strings.Join(got, " ") != x.tables {
+			t.Errorf("%s, with tables: %q, %v", x.subject, got, err)
+		}
+	}
+}
+
 // TestAsyncAPIText holds one document as it is read in review.
 func TestAsyncAPIText(t *testing.T) {
 	d := describedTopics(t, "kafka: {brokers: ['kafka-1:9093'], tls: {enabled: true}, sasl: {mechanism: plain, user: x, password: y}}\n")

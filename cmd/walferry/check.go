@@ -258,7 +258,11 @@ func checkShared(f *findings, c *config.Config, saved *checkpoint.State, tables 
 	for i := range tables {
 		t := &tables[i]
 		if err := topics.Check(t.OID, t.Schema, t.Name); err != nil {
-			f.add("topic_shared", source.Fail, err.Error(), hint(err))
+			id := "topic_shared"
+			if e, ok := errors.AsType[*pipeline.SharedTopicError](err); ok && e.Subject != "" {
+				id = "subject_shared"
+			}
+			f.add(id, source.Fail, err.Error(), hint(err))
 		}
 		topics.Add(t.OID, t.Schema, t.Name)
 	}

@@ -86,6 +86,15 @@ schema:
 			}
 		}
 	}
+	// Two topics of one record.
+	if c, err = config.Load("w.yml", []byte(text+"  subject: record\n"), os.LookupEnv); err != nil {
+		t.Fatal(err)
+	}
+	f = &findings{of: "kafka"}
+	checkShared(f, c, new(checkpoint.State), []source.Table{{OID: 1, Schema: "public", Name: "c-d"}, {OID: 2, Schema: "public", Name: "c_d"}, tables[4], tables[5]})
+	if len(f.list) != 1 || f.list[0].ID != "subject_shared" || f.list[0].Severity != source.Fail || !strings.Contains(f.list[0].Text, `"public"."c_d" and "public"."c-d" would share the subject shop.public.c_d.Key`) {
+		t.Errorf("%+v", f.list)
+	}
 }
 
 // TestCheckNames: a table of which no event can be made is found before there is one.

@@ -26,6 +26,7 @@ import (
 //	delete SUBJECT VERSION  deletes a version, but not for good
 //	json SUBJECT {"type":…} registers a version that is JSON Schema
 //	file NAME text          writes a file
+//	settings NAME text      writes walferry.yml with more in it
 //
 // The rest is as in TestTranscripts.
 func TestSchemaTranscripts(t *testing.T) {
@@ -53,8 +54,9 @@ func TestSchemaTranscripts(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			write("walferry.yml", "name: shop\nsource: {dsn: 'postgres://x@127.0.0.1:1/x', all_tables: true}\nkafka: {brokers: ['127.0.0.1:1']}\n"+
-				"registry: {url: "+strconv.Quote(server.URL)+"}\n")
+			settings := "name: shop\nsource: {dsn: 'postgres://x@127.0.0.1:1/x', all_tables: true}\nkafka: {brokers: ['127.0.0.1:1']}\n" +
+				"registry: {url: " + strconv.Quote(server.URL) + "}\n"
+			write("walferry.yml", settings)
 			for line := range strings.Lines(text[:at]) {
 				if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
 					continue
@@ -70,6 +72,8 @@ func TestSchemaTranscripts(t *testing.T) {
 					_, err = store.Register(t.Context(), first, registry.Request{Schema: second, Type: registry.TypeJSON, Force: true})
 				case "file":
 					write(first, second)
+				case "settings":
+					write(first, settings+second+"\n")
 				default:
 					_, err = store.Register(t.Context(), verb, registry.Request{Schema: rest, Force: true})
 				}
@@ -128,7 +132,7 @@ func TestSchemaCommands(t *testing.T) {
 	pg.Exec(testbed.Owner, create("public")...)
 	pg.Exec(testbed.Superuser, "CREATE SCHEMA copy", "GRANT ALL ON SCHEMA copy TO PUBLIC", "CREATE PUBLICATION walferry_people FOR ALL TABLES WITH (publish_via_partition_root = true)")
 	b := &bench{t: t, file: filepath.Join(t.TempDir(), "walferry.yml")}
-	b.configure(`
+	const settings = `
 name: people
 source:
   dsn: %q
@@ -138,10 +142,12 @@ source:
 kafka:
   brokers: [%q]
   topic: {partitions: 3, replication_factor: 1, config: {retention.ms: "86400000"}}
-schema: {changes_topic: people.schema-changes}
+schema: {changes_topic: people.schema-changes, subject: %s}
 registry: {listen: %q, topic: _schemas_people}
 admin: {listen: %q}
-`, pg.DSN(testbed.Reader), broker.Addr, freeAddr(t), freeAddr(t))
+`
+	listen, admin := freeAddr(t), freeAddr(t)
+	b.configure(settings, pg.DSN(testbed.Reader), broker.Addr, "topic", listen, admin)
 	p := b.start("run")
 	b.until(p, "status", "--readyz")
 	insert := func(in string, id int, day, ts, more string) string {
@@ -237,6 +243,27 @@ admin: {listen: %q}
 	}
 	b.has(b.walferry(exitCheck, "", "schema", "check", "public.orders", file), "would not take it (BACKWARD)",
 		"before.number, after.number: READER_FIELD_MISSING_DEFAULT_VALUE number")
+
+	// Under another strategy the same tables have the same document, and the commands find them.
+	b.configure(settings, pg.DSN(testbed.Reader), broker.Addr, "record", listen, admin)
+	p = b.start("run")
+	b.until(p, "status", "--readyz")
+	pg.Exec(testbed.Owner, "DELETE FROM orders", "DELETE FROM copy.orders")
+	b.until(p, "schema", "show", "people.public.orders.Envelope")
+	b.until(p, "schema", "show", "people.copy.orders.Envelope")
+	for _, args := range [][]string{{"asyncapi", "--format", "json"}, {"asyncapi", "--format", "json", "--no-database"}} {
+		got := b.walferry(exitOK, "", args...)
+		if len(args) > 3 { // comments come from the schemas then
+			b.has(got, `"people.copy.orders"`, `"people.public.orders.tombstone"`, `"partitions": 3`)
+		} else if got != asyncapi {
+			t.Errorf("under another strategy the document is\n%s\nand was\n%s", got, asyncapi)
+		}
+	}
+	b.has(b.walferry(exitConfig, "", "asyncapi", "--no-database", "--no-kafka"), "schema.subject is record, so that subjects do not name their topics")
+	if again := strings.ReplaceAll(b.walferry(exitOK, "", "schema", "show", "public.orders", "--as", "sql"), "public.", "copy."); !strings.Contains(again, "PRIMARY KEY (id)") {
+		t.Errorf("of a subject by its record:\n%s", again)
+	}
+	b.has(b.walferry(exitOK, "", "check"), "the levels of 4 subjects are those of the configuration")
 
 	for i, said := range validate(t, documents) {
 		if (said == "valid") == strings.HasPrefix(documents[i].Name, "broken") {

@@ -322,6 +322,10 @@ func TestRegistrarLevels(t *testing.T) {
 			if _, err := fresh().Register(ctx, mine, record("x"), level); err != nil {
 				t.Fatal(err)
 			}
+			// Another configuration later.
+			if _, err := fresh().Register(ctx, mine, record("x", "z"), string(registry.None)); err != nil {
+				t.Fatal(err)
+			}
 			if l, own := store.Level(mine); l != registry.FullTransitive || !own {
 				t.Errorf("a subject that we created has level %s, own: %v", l, own)
 			}
