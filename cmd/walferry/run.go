@@ -261,6 +261,12 @@ func (s *statusOf) status() admin.Status {
 		},
 		Totals: totals(&h.Totals),
 	}
+	for _, c := range h.Copies {
+		out.Copies = append(out.Copies, admin.CopyStatus{
+			Table: c.Schema + "." + c.Table, Generation: c.Generation, State: string(c.State), Rows: c.Rows, Estimated: c.Estimated, Bytes: c.Bytes,
+			Newer: c.Newer, Ranges: c.Ranges, RangesDone: c.Done, Waits: c.Waits, Started: moment(c.Started), Finished: moment(c.Finished),
+		})
+	}
 	for _, state := range pipeline.States() {
 		out.States = append(out.States, string(state))
 	}
@@ -290,7 +296,7 @@ func totals(t *pipeline.Totals) admin.Totals {
 	out := admin.Totals{
 		Changes: map[string]int64{}, Transactions: t.Transactions, Split: t.Split, Batches: t.Batches, Records: t.Records,
 		RecordBytes: t.RecordBytes, ReceivedBytes: t.Received, Aborted: t.Aborted, Uncertain: t.Uncertain,
-		Skipped:    map[string]int64{"not_captured": t.Uncaptured, "truncate": t.Truncates},
+		Skipped:    map[string]int64{"not_captured": t.Uncaptured, "truncate": t.Truncates, "contained": t.Contained},
 		Heartbeats: t.Heartbeats, Sessions: t.Sessions, Reconnects: map[string]int64{}, Errors: map[string]int64{}, Incompatible: t.Incompatible,
 	}
 	for op, n := range t.Changes {

@@ -166,10 +166,57 @@ func (p *program) showStatus(s *admin.Status, now time.Time) error {
 	if sum(n.Errors) > 0 {
 		lines = append(lines, [2]string{"errors", byName(n.Errors)})
 	}
+	lines = append(lines, copyLines(s.Copies, now)...)
 	if s.Error != "" {
 		lines = append(lines, [2]string{"error", s.Error})
 	}
 	return writeLines(w, lines)
+}
+
+// copyLines say how far the copies of tables are: those under way one by one, the others by their number.
+func copyLines(copies []admin.CopyStatus, now time.Time) (lines [][2]string) {
+	var ended int64
+	var rows int64
+	waiting := int64(0)
+	for i := range copies {
+		c := &copies[i]
+		switch c.State {
+		case "done", "cancelled":
+			ended++
+			rows += c.Rows
+			continue
+		case "waiting":
+			if c.Waits == "" {
+				waiting++
+				continue
+			}
+		}
+		text := fmt.Sprintf("%s: %s, %s", c.Table, c.State, counted(c.Rows, "row"))
+		if c.Estimated > 0 {
+			text += fmt.Sprintf(" of about %d (%.0f %%)", c.Estimated, min(99, 100*float64(c.Rows)/float64(c.Estimated)))
+		}
+		if c.Started != nil && c.Rows > 0 {
+			rate := float64(c.Rows) / max(now.Sub(*c.Started).Seconds(), 0.001)
+			text += fmt.Sprintf(", %.0f rows/s", rate)
+			if left := float64(c.Estimated-c.Rows) / rate; left > 0 {
+				text += ", about " + time.Duration(left*float64(time.Second)).Round(time.Second).String() + " left"
+			}
+		}
+		if c.Ranges > 1 {
+			text += fmt.Sprintf(", %d of %d ranges", c.RangesDone, c.Ranges)
+		}
+		if c.Waits != "" {
+			text += "; it waits: " + c.Waits
+		}
+		lines = append(lines, [2]string{"backfill", text})
+	}
+	if waiting > 0 {
+		lines = append(lines, [2]string{"backfill", counted(waiting, "more table") + " to come"})
+	}
+	if ended > 0 {
+		lines = append(lines, [2]string{"backfill", fmt.Sprintf("%s copied, %s", counted(ended, "table"), counted(rows, "row"))})
+	}
+	return lines
 }
 
 func sum(m map[string]int64) (n int64) {

@@ -60,6 +60,7 @@ type Status struct {
 	Source SourceStatus `json:"source"`
 	Kafka  KafkaStatus  `json:"kafka"`
 	Totals Totals       `json:"totals"`
+	Copies []CopyStatus `json:"backfill,omitempty"`
 }
 
 // SourceStatus is the Postgres side.
@@ -105,6 +106,22 @@ type KafkaStatus struct {
 	InFlightBytes    int        `json:"in_flight_bytes"`
 }
 
+// CopyStatus is the copy of one table's rows.
+type CopyStatus struct {
+	Table      string     `json:"table"`
+	Generation uint32     `json:"generation"`
+	State      string     `json:"state"` // waiting, copying, paused, done, cancelled
+	Rows       int64      `json:"rows"`
+	Estimated  int64      `json:"estimated_rows,omitempty"`
+	Bytes      int64      `json:"bytes"`
+	Newer      int64      `json:"left_out_for_newer_ones"`
+	Ranges     int        `json:"ranges,omitempty"`
+	RangesDone int        `json:"ranges_done,omitempty"`
+	Waits      string     `json:"waits_for,omitempty"`
+	Started    *time.Time `json:"started,omitempty"`
+	Finished   *time.Time `json:"finished,omitempty"`
+}
+
 // Witness is the newest source transaction that a committed checkpoint covers whole.
 type Witness struct {
 	Commit     string    `json:"commit_lsn"`
@@ -122,7 +139,7 @@ type Totals struct {
 	Records       int64            `json:"records"`
 	RecordBytes   int64            `json:"record_bytes"`
 	ReceivedBytes int64            `json:"received_bytes"`
-	Skipped       map[string]int64 `json:"skipped"` // by reason: not_captured, truncate
+	Skipped       map[string]int64 `json:"skipped"` // by reason: not_captured, truncate, contained
 	Aborted       int64            `json:"aborted"`
 	Uncertain     int64            `json:"uncertain_commits"`
 	Heartbeats    int64            `json:"heartbeats"`

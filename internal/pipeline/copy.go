@@ -47,6 +47,7 @@ type copier struct {
 	out     int // jobs that are with the workers
 	tables  []*copying
 	over    map[uint32]bool // tables whose copy has ended, or is not wanted
+	ended   []CopyProgress
 	listAt  time.Time
 	listing bool
 	buffers [][]byte // free ones
@@ -128,6 +129,7 @@ func (l *loop) startCopy(ctx context.Context) (stop func(), err error) {
 		}
 		if t.State.Over() {
 			c.over[oid] = true
+			c.ended = append(c.ended, t.progress())
 			continue
 		}
 		if t.Columns != nil {
@@ -526,7 +528,53 @@ func (l *loop) end(t *copying, state backfill.State) {
 	t.State, t.Finished = state, now()
 	t.Ranges, t.Queue, t.notes = nil, nil, nil
 	l.copy.over[t.Relation] = true
+	l.copy.ended = append(l.copy.ended, t.progress())
 	l.copy.save(t)
+	l.tellCopies()
+}
+
+// CopyProgress is how far the copy of a table's rows has come.
+type CopyProgress struct {
+	Schema, Table string
+	Generation    uint32
+	State         backfill.State
+	Rows, Bytes   int64  // that have their place
+	Newer         int64  // rows left out because the stream had newer ones
+	Estimated     int64  // rows of the table, as the planner takes them to be; 0 where it has no estimate, or the copy has ended
+	Ranges, Done  int    // pieces of the table that are read beside each other
+	Waits         string // for what, "" for nothing but its turn
+	Asked         time.Time
+	Started       time.Time // zero before the first chunk
+	Finished      time.Time // zero before the end
+}
+
+func (t *copying) progress() CopyProgress {
+	p := CopyProgress{
+		Schema: t.Schema, Table: t.Table, Generation: t.Generation, State: t.State, Rows: t.Rows, Bytes: t.Bytes, Newer: t.Newer,
+		Ranges: len(t.Ranges), Waits: t.held, Asked: t.Asked, Started: t.Started, Finished: t.Finished,
+	}
+	for i := range t.Ranges {
+		if t.Ranges[i].Done {
+			p.Done++
+		}
+	}
+	if t.table != nil && !t.State.Over() {
+		for _, part := range t.table.Parts {
+			p.Estimated += max(part.Rows, 0)
+		}
+	}
+	return p
+}
+
+// tellCopies tells whoever watches how far the copies have come.
+func (l *loop) tellCopies() {
+	out := slices.Clone(l.copy.ended)
+	for _, t := range l.copy.tables {
+		if !t.State.Over() {
+			out = append(out, t.progress())
+		}
+	}
+	l.health.copies.Store(&out)
 }
 
 func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }

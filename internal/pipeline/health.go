@@ -121,6 +121,7 @@ type Totals struct {
 	Split        int64            // of these, the ones that needed more than one Kafka transaction
 	Changes      Changes          // committed
 	Uncaptured   int64            // rows and truncates of tables that the publication has and the configuration does not
+	Contained    int64            // rows and truncates that the copy of a table without a key contains, which was under way
 	Truncates    int64            // truncates not published, by schema.truncate: skip
 	Records      int64            // event records committed, tombstones included, checkpoints not
 	RecordBytes  int64            // their bytes before compression
@@ -141,6 +142,7 @@ type health struct {
 	interval time.Duration // of heartbeats
 
 	received atomic.Int64 // bytes of pgoutput
+	copies   atomic.Pointer[[]CopyProgress]
 	oldest   atomic.Int64 // commit time of the oldest transaction that was received and is not committed, Unix nanoseconds; 0 for none
 
 	mu         sync.Mutex // guards the following
@@ -187,7 +189,8 @@ type Health struct {
 	Lag                              time.Duration
 	ChangesPerSecond, BytesPerSecond float64 // over the last minute
 	Totals                           Totals
-	Err                              error // why the last session ended; nil once something was committed after it
+	Copies                           []CopyProgress // of tables whose rows are copied, or were
+	Err                              error          // why the last session ended; nil once something was committed after it
 }
 
 // Health tells how the pipeline is; it does not wait for it.
@@ -207,6 +210,9 @@ func (p *Pipeline) Health() Health {
 		out.LastFrame, out.Buffered = h.stream.LastFrame(), h.stream.Buffered()
 	}
 	out.Totals.Received = h.received.Load()
+	if c := h.copies.Load(); c != nil {
+		out.Copies = *c
+	}
 	out.Totals.Errors, out.Totals.Reconnects = maps.Clone(h.totals.Errors), maps.Clone(h.totals.Reconnects)
 	out.Totals.Incompatible = maps.Clone(h.totals.Incompatible)
 	out.ChangesPerSecond, out.BytesPerSecond = h.throughput.rates(now)
@@ -297,6 +303,7 @@ func (h *health) committed(now time.Time, c *checkpoint.Checkpoint, st *batchSta
 		t.Changes[op] += n
 	}
 	t.Uncaptured += st.uncaptured
+	t.Contained += st.contained
 	t.Truncates += st.truncates
 	t.Records += int64(st.Records)
 	t.RecordBytes += int64(st.Bytes)

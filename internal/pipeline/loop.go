@@ -185,6 +185,9 @@ func (l *loop) tick(ctx context.Context, now time.Time) error {
 	if l.stopping && !l.stopBy.IsZero() && now.After(l.stopBy) {
 		return fmt.Errorf("not drained within %v: what was in flight is settled at the next start", l.cfg.DrainTimeout)
 	}
+	if l.copy.active() {
+		l.tellCopies()
+	}
 	if !l.stopping {
 		l.heartbeat.check(ctx, now, l.cat, l.stream.ServerEnd(), l.whole.Commit)
 	}

@@ -210,7 +210,6 @@ func (l *loop) takeWhole(ctx context.Context, t *copying) error {
 		if err := l.builder.emptied(tab, at, t.Relation, t.Generation, now()); err != nil {
 			return fmt.Errorf("begin of the copy of table %s: %w", t.name(), err)
 		}
-		l.stats.changes[Read]++
 		w.seen, w.lsn, w.left = &taken.snapshot, taken.lsn, nil
 		l.copy.save(t)
 	}
