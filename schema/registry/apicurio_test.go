@@ -162,6 +162,12 @@ func clientAtApicurio(t *testing.T, backend string) {
 		t.Errorf("latest: %+v, %v", latest, err)
 	}
 
+	// It has no list of all schemas, so it cannot be exported.
+	var unavailable *registry.UnavailableError
+	if _, err := c.Dump(ctx); !errors.As(err, &unavailable) || !strings.Contains(err.Error(), "404") {
+		t.Errorf("export: %v", err)
+	}
+
 	// Under a level of all, Apicurio takes NONE of a subject for none of its own: then it cannot be forced, and nothing is
 	// different afterwards.
 	if answer := newAnswerer(backend).ask(t, "", "PUT", "/config", `{"compatibility":"BACKWARD"}`); !strings.HasPrefix(answer, "200 ") {

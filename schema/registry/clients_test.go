@@ -3,10 +3,13 @@ package registry_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -323,4 +326,31 @@ func goClient(t *testing.T, c *sr.Client) {
 	_, err = c.DeleteSubject(within, "s", sr.HardDelete)
 	fine("delete in a context for good", err)
 	fine("delete a context", c.DeleteContext(ctx, ".staging"))
+}
+
+// TestClientsPage holds the versions in docs/registry.md to those that are tested.
+func TestClientsPage(t *testing.T) {
+	root := testbed.Root(t)
+	read := func(name string) string {
+		b, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	page := read("docs/registry.md")
+	for _, c := range []struct{ file, version, page string }{
+		{"testdata/python/requirements.txt", `(?m)^confluent-kafka==(\S+)`, "`confluent-kafka` | %s |"},
+		{"testdata/flink/pom.xml", `<flink.version>(\S+)</flink.version>`, "`flink-sql-avro-confluent-registry` %s,"},
+		{"testdata/readers/package.json", `"@kafkajs/confluent-schema-registry": "(\S+)"`, "`@kafkajs/confluent-schema-registry` | %s |"},
+		{"go.mod", `github.com/twmb/franz-go/pkg/sr v(\S+)`, "`github.com/twmb/franz-go/pkg/sr` | %s |"},
+		{"testdata/apicurio/pom.xml", `<artifactId>apicurio-registry-app</artifactId>\s*<version>(\S+)</version>`, "Apicurio Registry %s "},
+	} {
+		m := regexp.MustCompile(c.version).FindStringSubmatch(read(c.file))
+		if m == nil {
+			t.Errorf("%s has no %s", c.file, c.version)
+		} else if want := fmt.Sprintf(c.page, m[1]); !strings.Contains(page, want) {
+			t.Errorf("docs/registry.md does not say %q, as %s does", want, c.file)
+		}
+	}
 }
