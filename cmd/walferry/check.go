@@ -26,9 +26,12 @@ import (
 	"walferry/source"
 )
 
-// kafkaCheckTimeout bounds all questions to Kafka together: a broker that answers
-// nothing shall not make check wait for every topic.
-const kafkaCheckTimeout = 30 * time.Second
+// answerTimeout bounds the first question to a server, so that a silent one does not
+// hold check up. kafkaCheckTimeout bounds all questions to one that answers together.
+const (
+	answerTimeout     = 10 * time.Second
+	kafkaCheckTimeout = 30 * time.Second
+)
 
 // shortRetention is what check warns below: events carry the time of their commit,
 // so a backlog that is published late is deleted by that much earlier.
@@ -48,7 +51,7 @@ line. Nothing is changed. The exit code is 0 when nothing fails, else 9.`,
 			if err != nil {
 				return err
 			}
-			findings := checkAll(cmd.Context(), c)
+			findings := checkAll(cmd.Context(), c, answerTimeout)
 			if cmd.Context().Err() != nil {
 				return context.Cause(cmd.Context())
 			}
@@ -89,12 +92,18 @@ func (f *findings) add(id string, s source.Severity, text, remedy string) {
 	f.list = append(f.list, finding{f.of, id, s, text, remedy})
 }
 
-func checkAll(ctx context.Context, c *config.Config) []finding {
-	postgres, tables, captured := checkPostgres(ctx, c)
-	out := postgres
+// checkAll asks Kafka and the registry side by side: where both are silent, patience is spent once.
+func checkAll(ctx context.Context, c *config.Config, patience time.Duration) []finding {
+	registryFindings := &findings{of: "registry"}
+	there := make(chan bool, 1)
+	go func() { there <- checkRegistry(ctx, registryFindings, c, patience) }()
+	out, tables, captured := checkPostgres(ctx, c)
 	saved := new(checkpoint.State)
-	out = append(out, checkKafka(ctx, c, tables, captured, saved)...)
-	out = append(out, checkRegistry(ctx, c, newTopics(c, saved), captured)...)
+	out = append(out, checkKafka(ctx, c, tables, captured, saved, patience)...)
+	if <-there {
+		checkLevels(ctx, registryFindings, c, newTopics(c, saved), captured)
+	}
+	out = append(out, registryFindings.list...)
 	return append(out, checkLocal(ctx, c)...)
 }
 
@@ -186,7 +195,7 @@ func checkTimes(f *findings, c *config.Config, odd []source.Column) {
 }
 
 // checkKafka fills saved, as far as Kafka tells.
-func checkKafka(ctx context.Context, c *config.Config, tables, captured []source.Table, saved *checkpoint.State) []finding {
+func checkKafka(ctx context.Context, c *config.Config, tables, captured []source.Table, saved *checkpoint.State, patience time.Duration) []finding {
 	f := &findings{of: "kafka"}
 	kc, err := c.ForKafka()
 	if err != nil {
@@ -202,7 +211,7 @@ func checkKafka(ctx context.Context, c *config.Config, tables, captured []source
 	ctx, cancel := context.WithTimeout(ctx, kafkaCheckTimeout)
 	defer cancel()
 
-	if _, err := client.Metadata(ctx, c.Checkpoint.Topic); err != nil {
+	if err := answers(ctx, client, c.Checkpoint.Topic, patience); err != nil {
 		f.add("connect", source.Fail, fmt.Sprintf("no answer from %s: %v", c.BootstrapServers(), err), kafkaRemedy(err))
 		return f.list
 	}
@@ -244,6 +253,14 @@ func checkKafka(ctx context.Context, c *config.Config, tables, captured []source
 	return f.list
 }
 
+// answers asks Kafka a first question.
+func answers(ctx context.Context, client *kafka.Client, topic string, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err := client.Metadata(ctx, topic)
+	return err
+}
+
 // newTopics knows where the tables of a configuration go.
 func newTopics(c *config.Config, saved *checkpoint.State) *pipeline.Topics {
 	return pipeline.NewTopics(&pipeline.Config{
@@ -272,7 +289,7 @@ func checkShared(f *findings, c *config.Config, saved *checkpoint.State, tables 
 // askCoordinator finds the coordinator. The first question of a cluster's life makes the topic of transactions, so an
 // answer that passes is given some time to do so.
 func askCoordinator(ctx context.Context, client *kafka.Client, transactionalID string) error {
-	ctx, cancel := context.WithTimeout(ctx, kafkaCheckTimeout/3)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	for n := 0; ; n++ {
 		_, err := client.Coordinator(ctx, transactionalID)

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"context"
+	"net"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"walferry/checkpoint"
 	"walferry/decode"
@@ -198,6 +202,66 @@ admin: {listen: ""}
 	b.has(text, `large values of note, other in table "public"."orders" are not sent`)
 }
 
+// TestCheckSilence: Kafka and the registry are asked side by side, and one that is silent is waited for no longer than it may be.
+func TestCheckSilence(t *testing.T) {
+	silent := func() (addr string, met <-chan struct{}) {
+		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		came := make(chan struct{}, 100)
+		var ended sync.WaitGroup
+		ended.Go(func() {
+			var held []net.Conn
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					break // closed below
+				}
+				held = append(held, conn)
+				came <- struct{}{}
+			}
+			for _, conn := range held {
+				if err := conn.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		t.Cleanup(func() {
+			if err := l.Close(); err != nil {
+				t.Error(err)
+			}
+			ended.Wait()
+		})
+		return l.Addr().String(), came
+	}
+	broker, brokerMet := silent()
+	server, serverMet := silent()
+	c, err := config.Load("w.yml", []byte(`
+name: shop
+source: {dsn: "postgres://x@127.0.0.1:1/x", tables: ["public.*"]}
+kafka: {brokers: ["`+broker+`"]}
+registry: {url: "http://`+server+`"}
+`), os.LookupEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan []finding, 1)
+	go func() { ended <- checkAll(ctx, c, time.Hour) }()
+	<-brokerMet // one after the other, the second of them would be asked in an hour
+	<-serverMet
+	cancel()
+	<-ended
+	failed := map[string]bool{}
+	for _, f := range checkAll(t.Context(), c, 200*time.Millisecond) {
+		failed[f.Of+" "+f.ID] = f.Severity == source.Fail && f.Remedy != ""
+	}
+	if !failed["kafka connect"] || !failed["registry connect"] {
+		t.Errorf("check says %v", failed)
+	}
+}
+
 // TestCheckLevels: check says which subjects have another level than the configuration, of the topic that a table is in now and by
 // the strategy, and changes none.
 func TestCheckLevels(t *testing.T) {
@@ -233,7 +297,12 @@ schema: {subject: record, compatibility: forward_transitive, tables: {public.sam
 	saved := &checkpoint.State{Moved: map[string]*checkpoint.Moved{"shop.public.moved": {Topic: "shop.public.moved", Moves: []checkpoint.Move{{Number: 2}}}}}
 	look := func() (out []string) {
 		t.Helper()
-		for _, f := range checkRegistry(t.Context(), c, newTopics(c, saved), tables) {
+		found := &findings{of: "registry"}
+		if !checkRegistry(t.Context(), found, c, time.Minute) {
+			t.Errorf("no registry: %+v", found.list)
+		}
+		checkLevels(t.Context(), found, c, newTopics(c, saved), tables)
+		for _, f := range found.list {
 			if f.ID == "compatibility" {
 				out = append(out, string(f.Severity)+" "+f.Text+"; "+f.Remedy)
 			}

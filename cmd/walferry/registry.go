@@ -363,25 +363,22 @@ func readTopic(ctx context.Context, c *config.Config, client *kafka.Client) (*re
 	return store, nil
 }
 
-// checkRegistry looks at the registry that is configured, and at the levels of the tables' subjects.
-func checkRegistry(ctx context.Context, c *config.Config, topics *pipeline.Topics, tables []source.Table) []finding {
-	f := &findings{of: "registry"}
-	there := false
+// checkRegistry looks at the registry that is configured, and says whether it has subjects to look at.
+func checkRegistry(ctx context.Context, f *findings, c *config.Config, patience time.Duration) bool {
 	if c.Registry.Mode == "external" {
-		there = checkExternalRegistry(ctx, f, c)
-	} else {
-		there = checkBuiltIn(ctx, f, c)
+		return checkExternalRegistry(ctx, f, c, patience)
 	}
-	if there {
-		if err := checkLevels(ctx, f, c, topics, tables); err != nil {
-			f.add("compatibility", source.Fail, "the levels of subjects cannot be read: "+err.Error(), hint(err))
-		}
-	}
-	return f.list
+	return checkBuiltIn(ctx, f, c, patience)
 }
 
 // checkLevels compares the levels of the subjects that are there with the configuration's, which they got when walferry made them.
-func checkLevels(ctx context.Context, f *findings, c *config.Config, topics *pipeline.Topics, tables []source.Table) error {
+func checkLevels(ctx context.Context, f *findings, c *config.Config, topics *pipeline.Topics, tables []source.Table) {
+	if err := compareLevels(ctx, f, c, topics, tables); err != nil {
+		f.add("compatibility", source.Fail, "the levels of subjects cannot be read: "+err.Error(), hint(err))
+	}
+}
+
+func compareLevels(ctx context.Context, f *findings, c *config.Config, topics *pipeline.Topics, tables []source.Table) error {
 	ctx, cancel := context.WithTimeout(ctx, kafkaCheckTimeout)
 	defer cancel()
 	s, err := subjectsOf(ctx, c)
@@ -436,7 +433,7 @@ func checkLevels(ctx context.Context, f *findings, c *config.Config, topics *pip
 }
 
 // checkBuiltIn looks at the registry that this configuration serves, and says whether it has subjects already.
-func checkBuiltIn(ctx context.Context, f *findings, c *config.Config) bool {
+func checkBuiltIn(ctx context.Context, f *findings, c *config.Config, patience time.Duration) bool {
 	anonymous, err := c.AnonymousWrites()
 	switch {
 	case err != nil:
@@ -465,7 +462,7 @@ func checkBuiltIn(ctx context.Context, f *findings, c *config.Config) bool {
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, kafkaCheckTimeout)
 	defer cancel()
-	if _, err := client.Metadata(ctx, c.Registry.Topic); err != nil {
+	if err := answers(ctx, client, c.Registry.Topic, patience); err != nil {
 		f.add("topic", source.Fail, "the registry is kept in Kafka, which does not answer", "")
 		return false
 	}
@@ -511,12 +508,14 @@ func checkListenTLS(f *findings, c *config.Config) {
 }
 
 // checkExternalRegistry says whether it answers.
-func checkExternalRegistry(ctx context.Context, f *findings, c *config.Config) bool {
+func checkExternalRegistry(ctx context.Context, f *findings, c *config.Config, patience time.Duration) bool {
 	client, err := registryClient(c)
 	if err != nil {
 		f.add("settings", source.Fail, err.Error(), hint(err))
 		return false
 	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	if err := client.Ping(ctx); err != nil {
 		remedy := hint(err)
 		if remedy == "" {
