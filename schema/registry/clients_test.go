@@ -2,9 +2,12 @@ package registry_test
 
 import (
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,16 +22,12 @@ import (
 	"walferry/schema/registry"
 )
 
-// Clients that people use, unmodified: each serialises, deserialises, registers, looks up, checks and configures, at an open
-// registry and at one that asks for a password.
+// Clients that people use, unmodified: each registers, looks up, checks, configures and deletes, and serialises where it can.
 
-// Confluent's own for Python, which also deletes.
+// Confluent's own for Python.
 func TestPythonClient(t *testing.T) {
 	python := testbed.Python(t)
-	eachLogin(t, func(t *testing.T, url, login string) {
-		runClient(t, python, "testdata/client.py", url, login)
-	})
-	t.Run("token", func(t *testing.T) { runClient(t, python, "testdata/client.py", wantsToken(t), "Bearer t0ken") })
+	eachAccess(t, func(t *testing.T, a access) { a.run(t, python, "testdata/client.py") })
 }
 
 // Confluent's own for Java, out of Flink's jar, which is the one that Flink reads through.
@@ -36,56 +35,39 @@ func TestJavaClient(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts Java; run without -short")
 	}
-	java := func(t *testing.T, url, login string) {
-		runClient(t, "java", "-XX:TieredStopAtLevel=1", "-cp", testbed.JavaLibraries(t, "flink"), "testdata/Client.java", url, login)
-	}
-	eachLogin(t, java)
-	t.Run("token", func(t *testing.T) { java(t, wantsToken(t), "Bearer t0ken") })
+	libraries := testbed.JavaLibraries(t, "flink")
+	eachAccess(t, func(t *testing.T, a access) {
+		a.run(t, "java", "-XX:TieredStopAtLevel=1", "-cp", libraries, "testdata/Client.java")
+	})
 }
 
 // @kafkajs/confluent-schema-registry.
 func TestJavaScriptClient(t *testing.T) {
 	modules := testbed.Node(t)
-	eachLogin(t, func(t *testing.T, url, login string) {
-		runClient(t, "node", "testdata/client.js", modules, url, login)
-	})
-}
-
-func eachLogin(t *testing.T, client func(t *testing.T, url, login string)) {
-	for name, login := range map[string]string{"open": "", "closed": "walferry:päss:word"} {
-		t.Run(name, func(t *testing.T) {
-			var cfg registry.ServerConfig
-			if name, password, ok := strings.Cut(login, ":"); ok {
-				cfg.Users, cfg.Closed = []registry.User{{Name: name, Password: password, Role: registry.Writer}}, true
-			}
-			_, server := newServer(t, cfg)
-			client(t, server.URL, login)
-		})
-	}
-}
-
-// wantsToken is a registry that asks for the token "t0ken".
-func wantsToken(t *testing.T) string {
-	_, server := newServer(t, registry.ServerConfig{Closed: true, Users: []registry.User{{Name: "ci", Token: "t0ken", Role: registry.Writer}}})
-	return server.URL
-}
-
-func runClient(t *testing.T, name string, args ...string) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), name, args...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8") // or Java does not understand its own arguments
-	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.HasSuffix(strings.TrimSpace(string(out)), "ok") {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	eachAccess(t, func(t *testing.T, a access) { a.run(t, "node", "testdata/client.js", modules) })
 }
 
 // github.com/twmb/franz-go/pkg/sr.
 func TestGoClient(t *testing.T) {
-	eachLogin(t, func(t *testing.T, url, login string) {
-		opts := []sr.ClientOpt{sr.URLs(url)}
-		if name, password, ok := strings.Cut(login, ":"); ok {
+	eachAccess(t, func(t *testing.T, a access) {
+		opts := []sr.ClientOpt{sr.URLs(a.url)}
+		if token, ok := strings.CutPrefix(a.login, bearer); ok {
+			opts = append(opts, sr.BearerToken(token))
+		} else if name, password, ok := strings.Cut(a.login, ":"); ok {
 			opts = append(opts, sr.BasicAuth(name, password))
+		}
+		if a.ca != "" {
+			pem, err := os.ReadFile(a.ca)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pair, err := tls.LoadX509KeyPair(a.cert, a.key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS12}
+			c.RootCAs.AppendCertsFromPEM(pem)
+			opts = append(opts, sr.DialTLSConfig(c))
 		}
 		c, err := sr.NewClient(opts...)
 		if err != nil {
@@ -93,10 +75,9 @@ func TestGoClient(t *testing.T) {
 		}
 		goClient(t, c)
 	})
-	t.Run("token", func(t *testing.T) {
-		_, server := newServer(t, registry.ServerConfig{Closed: true, Users: []registry.User{
-			{Name: "ci", Token: "t0ken", Role: registry.Writer}, {Name: "tool", Token: "look", Role: registry.Reader}}})
-		for token, want := range map[string]int{"t0ken": 0, "look": registry.CodeReadOnly, "other": http.StatusUnauthorized} {
+	t.Run("wrong token", func(t *testing.T) {
+		_, server := newServer(t, registry.ServerConfig{Closed: true, Users: []registry.User{{Name: "tool", Token: "look", Role: registry.Reader}}})
+		for token, want := range map[string]int{"look": registry.CodeReadOnly, "other": http.StatusUnauthorized} {
 			c, err := sr.NewClient(sr.URLs(server.URL), sr.BearerToken(token))
 			if err != nil {
 				t.Fatal(err)
@@ -107,6 +88,53 @@ func TestGoClient(t *testing.T) {
 			}
 		}
 	})
+}
+
+// access is how a client gets at a registry.
+type access struct {
+	url, login    string // login is "user:password", "Bearer token" or ""
+	ca, cert, key string // files in PEM, where the registry wants a client certificate
+}
+
+const bearer = "Bearer "
+
+// eachAccess runs a client at an open registry, at closed ones that ask for a password or a token, and at one that asks for a
+// client certificate.
+func eachAccess(t *testing.T, client func(t *testing.T, a access)) {
+	for name, login := range map[string]string{"open": "", "password": "walferry:päss:word", "token": bearer + "t0ken"} {
+		t.Run(name, func(t *testing.T) {
+			var cfg registry.ServerConfig
+			if token, ok := strings.CutPrefix(login, bearer); ok {
+				cfg.Users, cfg.Closed = []registry.User{{Name: "ci", Token: token, Role: registry.Writer}}, true
+			} else if name, password, ok := strings.Cut(login, ":"); ok {
+				cfg.Users, cfg.Closed = []registry.User{{Name: name, Password: password, Role: registry.Writer}}, true
+			}
+			_, server := newServer(t, cfg)
+			client(t, access{url: server.URL, login: login})
+		})
+	}
+	t.Run("certificate", func(t *testing.T) {
+		ca := testbed.NewAuthority(t)
+		store, _ := newServer(t, registry.ServerConfig{})
+		server := httptest.NewUnstartedServer(registry.NewServer(store, registry.ServerConfig{}))
+		server.TLS = ca.ServerTLS()
+		server.StartTLS()
+		defer server.Close()
+		a := access{url: server.URL, ca: ca.File}
+		a.cert, a.key = ca.Issue("client")
+		client(t, a)
+	})
+}
+
+// run starts a client of another language. Its arguments are those given, and the access, field by field.
+func (a access) run(t *testing.T, name string, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, append(args, a.url, a.login, a.ca, a.cert, a.key)...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8") // or Java does not understand its own arguments
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.HasSuffix(strings.TrimSpace(string(out)), "ok") {
+		t.Fatalf("%v\n%s", err, out)
+	}
 }
 
 // goCode is the error code of the client's error, 0 of none.

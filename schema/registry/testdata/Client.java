@@ -1,3 +1,5 @@
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.Collection;
 import java.util.HashMap;
 import java.util.List;
@@ -15,7 +17,7 @@ import org.apache.flink.avro.registry.confluent.shaded.io.confluent.kafka.schema
 
 /**
  * Drives a registry with Confluent's own Java client, out of Flink's jar, where its packages have another name. Arguments: the
- * registry's URL, and "user:password", "Bearer token" or "". Ends with exit code 0 and "ok" when everything is as it has to be.
+ * registry's URL; "user:password", "Bearer token" or ""; the files of its authority, of a client certificate and of its key, or "". Ends with exit code 0 and "ok" when everything is as it has to be.
  */
 class Client {
   static final String V1 = "{\"type\":\"record\",\"name\":\"Order\",\"namespace\":\"shop\",\"fields\":[{\"name\":\"id\",\"type\":\"long\"}]}";
@@ -59,6 +61,12 @@ class Client {
       conf = Map.of("bearer.auth.credentials.source", "STATIC_TOKEN", "bearer.auth.token", login.substring("Bearer ".length()));
     } else if (!login.isEmpty()) {
       conf = Map.of("basic.auth.credentials.source", "USER_INFO", "basic.auth.user.info", login);
+    }
+    if (!args[2].isEmpty()) {
+      conf = Map.of("schema.registry.ssl.truststore.type", "PEM", "schema.registry.ssl.truststore.location", args[2],
+          "schema.registry.ssl.keystore.type", "PEM",
+          "schema.registry.ssl.keystore.certificate.chain", Files.readString(Path.of(args[3])),
+          "schema.registry.ssl.keystore.key", Files.readString(Path.of(args[4])));
     }
     SchemaRegistryClient sr = fresh();
     AvroSchema v1 = new AvroSchema(V1), v2 = new AvroSchema(V2);

@@ -1,15 +1,22 @@
-// Drives a registry with @kafkajs/confluent-schema-registry. argv: the folder of node_modules, the registry's URL, and
-// user:password or "". Ends with exit code 0 and "ok" when everything is as it has to be.
+// Drives a registry with @kafkajs/confluent-schema-registry. Arguments: the folder of node_modules; the registry's URL;
+// "user:password", "Bearer token" or ""; the files of its authority, of a client certificate and of its key, or "". Ends with exit code 0 and "ok"
+// when everything is as it has to be.
 'use strict';
 
 const assert = require('assert').strict;
-const [modules, host, login] = process.argv.slice(2);
+const fs = require('fs');
+const https = require('https');
+const [modules, host, login, ca, cert, key] = process.argv.slice(2);
 const {SchemaRegistry, SchemaType, COMPATIBILITY} = require(modules + '/@kafkajs/confluent-schema-registry');
 
-const at = login.indexOf(':');
+const bearer = login.startsWith('Bearer ');
+const at = bearer ? -1 : login.indexOf(':');
 const auth = at < 0 ? undefined : {username: login.slice(0, at), password: login.slice(at + 1)};
+const agent = ca ? new https.Agent({ca: fs.readFileSync(ca), cert: fs.readFileSync(cert), key: fs.readFileSync(key)}) : undefined;
+// The client knows passwords only; it takes what writes another header.
+const authorize = () => ({prepareRequest: next => next().then(r => r.enhance({headers: {Authorization: login}}))});
 // What one client has registered it does not ask for again, so readers are others.
-const client = options => new SchemaRegistry({host, auth, retry: {retries: 0}}, options);
+const client = options => new SchemaRegistry({host, auth, agent, middlewares: bearer ? [authorize] : [], retry: {retries: 0}}, options);
 
 const order = fields => JSON.stringify({type: 'record', name: 'Order', namespace: 'shop', fields});
 const id = {name: 'id', type: 'long'};

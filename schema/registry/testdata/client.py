@@ -1,4 +1,5 @@
-# Drives a registry with Confluent's own Python client. argv[1] is the registry's URL, argv[2] "user:password", "Bearer token" or "".
+# Drives a registry with Confluent's own Python client. Arguments: the registry's URL; "user:password", "Bearer token" or "";
+# the files of its authority, of a client certificate and of its key, or "".
 # Ends with exit code 0 and "ok" when everything is as it has to be.
 import base64
 import sys
@@ -18,6 +19,8 @@ if sys.argv[2].startswith("Bearer "):
     conf |= {"bearer.auth.credentials.source": "STATIC_TOKEN", "bearer.auth.token": sys.argv[2][len("Bearer "):], "bearer.auth.logical.cluster": "none"}
 elif sys.argv[2]:
     conf["basic.auth.user.info"] = sys.argv[2]
+if sys.argv[3]:
+    conf |= dict(zip(("ssl.ca.location", "ssl.certificate.location", "ssl.key.location"), sys.argv[3:]))
 sr = SchemaRegistryClient(conf)
 
 
