@@ -41,8 +41,9 @@ fmt:
 	$(LINT) fmt ./...
 
 # bench/README.md says what is measured and how.
-bench: build
+bench: build fetch
 	go test -run '^$$' -bench . -benchmem ./decode ./schema ./sink ./internal/pipeline
+	WALFERRY_REGISTRY_SCHEMAS=50000 go test -count=1 -run '^TestManySchemas$$' -v ./cmd/walferry
 	go run ./bench
 
 # The crash test and the one of flat memory at full length; `make test` has them small. What the first found is in build/soak.md.

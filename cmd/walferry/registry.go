@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -64,6 +66,9 @@ func (p *program) serveRegistry(ctx context.Context, c *config.Config) error {
 		return within(exitKafka, err)
 	}
 	defer client.Close()
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(collectAt) // no limit as in run: what it has in memory is what is registered
+	}
 	log := p.newLogger(c)
 	b, err := newBuiltIn(ctx, c, client, log)
 	if err != nil {

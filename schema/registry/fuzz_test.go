@@ -159,3 +159,47 @@ var knownCodes = map[int]bool{
 	40301: true, 40401: true, 40402: true, 40403: true, 40404: true, 40405: true, 40406: true, 40407: true, 40408: true, 40409: true, 40901: true,
 	42201: true, 42202: true, 42203: true, 42204: true, 42205: true, 42206: true, 42208: true, 42209: true, 42211: true,
 }
+
+// FuzzFlat: what the fast reader of records reads is what the other one reads.
+func FuzzFlat(f *testing.F) {
+	for _, value := range []string{
+		`{"subject":"s","version":1,"id":7,"schema":"\"int\"","deleted":false}`,
+		`{"subject":"é\/\b","version":2147483647,"id":0,"md5":"AAAAAAAAAAAAAAAAAAAAAA==","schemaType":"JSON","schema":"\\\n\t\"","deleted":true} `,
+		` { "schema" : "" , "id" : 10 , "subject" : "s" }`, `{"schemaType":"AVRO","id":1,"schema":"x","id":2}`,
+		`{"id":1,"schema":"\u00e9"}`, `{"id":01,"schema":"x"}`, `{"id":-1,"schema":"x"}`, `{"id":1.0,"schema":"x"}`, `{"id":1,"schema":"x"}x`,
+		`{"id":1,"schema":"x","references":[]}`, `{"id":99999999999,"schema":"x"}`, "{\"id\":1,\"schema\":\"\xff\"}", "{\"id\":1,\"schema\":\"\n\"}", `{}`, ``,
+	} {
+		f.Add([]byte(`{"keytype":"SCHEMA","subject":"s","version":1,"magic":1}`), []byte(value))
+	}
+	for _, key := range []string{
+		`{"magic":1,"keytype":"SCHEMA","subject":"a\"b","version":3}`, `{"keytype":"SCHEMA","subject":"s","version":0,"magic":1}`,
+		`{"keytype":"NOOP","magic":0}`, `{"keytype":"SCHEMA","subject":"s","version":1,"magic":2}`, `{"keytype":"SCHEMA","subject":"s","version":1,"magic":1,"x":[]}`,
+	} {
+		f.Add([]byte(key), []byte(`{}`))
+	}
+	f.Fuzz(func(t *testing.T, key, value []byte) {
+		if _, err := registry.FlatAsParsed(key, value); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The records that are written are read the fast way.
+func TestFlat(t *testing.T) {
+	topic := registrytest.NewTopic()
+	s := registry.NewStore(topic.Log(), nil)
+	register(t, s, "a", record("x"))
+	register(t, s, "b/\"é\\", `{"type":"record","name":"R","doc":"\"quoted\"\n","fields":[]}`)
+	n := 0
+	for _, e := range topic.Entries() {
+		if strings.Contains(string(e.Key), "SCHEMA") {
+			if read, err := registry.FlatAsParsed(e.Key, e.Value); err != nil || !read {
+				t.Errorf("%s %s: %v, %v", e.Key, e.Value, read, err)
+			}
+			n++
+		}
+	}
+	if n != 2 {
+		t.Errorf("%d records", n)
+	}
+}

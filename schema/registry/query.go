@@ -126,10 +126,11 @@ func (s *state) entry(id int32, name string) *idEntry {
 }
 
 func (s *state) place(entry *idEntry, name string) Registered {
-	if _, ok := entry.versions[name]; !ok {
-		name = slices.Min(slices.Collect(maps.Keys(entry.versions)))
+	version := entry.versions.at(name)
+	if version == 0 {
+		name, version = entry.versions[0].subject, entry.versions[0].version
 	}
-	return registered(s.subjects[name].version(entry.versions[name]))
+	return registered(s.subjects[name].version(version))
 }
 
 // ByGUID returns the schema with this identity, of the first context that has it.
@@ -178,8 +179,8 @@ func (s *Store) Places(id int32, name string, deleted bool) ([]Registered, error
 		return nil, schemaNotFound()
 	}
 	list := []Registered{}
-	for _, sub := range slices.Sorted(maps.Keys(entry.versions)) {
-		if r := s.state.place(entry, sub); deleted || !r.Deleted {
+	for _, p := range entry.versions {
+		if r := s.state.place(entry, p.subject); deleted || !r.Deleted {
 			list = append(list, r)
 		}
 	}

@@ -51,6 +51,13 @@ type recordKey struct {
 var errForeignRecord = errors.New("not a record of a schema registry")
 
 func parseKey(key []byte) (recordKey, error) {
+	if k, ok := flatKey(key); ok {
+		return k, nil
+	}
+	return parseAnyKey(key)
+}
+
+func parseAnyKey(key []byte) (recordKey, error) {
 	n, err := parseJSON(string(key))
 	if err != nil {
 		return recordKey{}, fmt.Errorf("%w: key %q", errForeignRecord, clip(string(key), 80))

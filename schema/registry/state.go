@@ -39,7 +39,41 @@ type contextState struct {
 type idEntry struct {
 	*content
 	id       int32
-	versions map[string]int
+	versions uses
+}
+
+// uses of an id are subjects, each with a version, in order of name. Most ids have one.
+type uses []use
+
+type use struct {
+	subject string
+	version int
+}
+
+func (u uses) find(subject string) (int, bool) {
+	return slices.BinarySearchFunc(u, subject, func(at use, want string) int { return strings.Compare(at.subject, want) })
+}
+
+// at returns the version in a subject, 0 when there is none.
+func (u uses) at(subject string) int {
+	if i, ok := u.find(subject); ok {
+		return u[i].version
+	}
+	return 0
+}
+
+func (u *uses) set(subject string, version int) {
+	i, ok := u.find(subject)
+	if !ok {
+		*u = slices.Insert(*u, i, use{subject: subject})
+	}
+	(*u)[i].version = version
+}
+
+func (u *uses) remove(subject string) {
+	if i, ok := u.find(subject); ok {
+		*u = slices.Delete(*u, i, i+1)
+	}
 }
 
 func newState() *state {
@@ -181,10 +215,13 @@ func (s *state) applySchema(k recordKey, value []byte) {
 		}
 		return
 	}
-	r, err := parseSchemaRecord(value)
-	if err != nil {
-		s.skipped++
-		return
+	r, ok := flatSchemaRecord(value, k.subject)
+	if !ok {
+		var err error
+		if r, err = parseSchemaRecord(value); err != nil {
+			s.skipped++
+			return
+		}
 	}
 	r.subject, r.version = k.subject, k.version
 	c := s.context(contextOf(r.subject))
@@ -196,7 +233,7 @@ func (s *state) applySchema(k recordKey, value []byte) {
 		return
 	}
 	if entry == nil {
-		entry = &idEntry{content: r.content, id: r.id, versions: map[string]int{}}
+		entry = &idEntry{content: r.content, id: r.id}
 		c.ids[r.id] = entry
 	}
 	if r.sum == entry.sum {
@@ -216,7 +253,7 @@ func (s *state) applySchema(k recordKey, value []byte) {
 		at, _ := slices.BinarySearchFunc(sub.versions, r.version, func(v *schemaRecord, want int) int { return v.version - want })
 		sub.versions = slices.Insert(sub.versions, at, &r)
 	}
-	entry.versions[r.subject] = r.version
+	entry.versions.set(r.subject, r.version)
 	c.bySum[r.sum] = r.id
 }
 
@@ -233,10 +270,10 @@ func (s *state) remove(sub *subject, v *schemaRecord) {
 func (s *state) forget(v *schemaRecord) {
 	c := s.context(contextOf(v.subject))
 	entry := c.ids[v.id]
-	if entry == nil || entry.versions[v.subject] != v.version {
+	if entry == nil || entry.versions.at(v.subject) != v.version {
 		return
 	}
-	delete(entry.versions, v.subject)
+	entry.versions.remove(v.subject)
 	if len(entry.versions) == 0 {
 		delete(c.ids, v.id)
 		if c.bySum[entry.sum] == v.id {
@@ -294,8 +331,8 @@ func (s *state) find(name string, c *content) *schemaRecord {
 	if entry == nil || entry.typ != c.typ {
 		return nil
 	}
-	if sub := s.subjects[name]; sub != nil && entry.versions[name] > 0 {
-		return sub.version(entry.versions[name])
+	if sub := s.subjects[name]; sub != nil {
+		return sub.version(entry.versions.at(name))
 	}
 	return nil
 }
