@@ -37,7 +37,8 @@ type Config struct {
 }
 
 // Readiness answers /readyz. Ready means delivering: a transaction, if need be a
-// heartbeat's, was covered by a committed checkpoint within two heartbeat intervals.
+// heartbeat's, was covered by a committed checkpoint within two heartbeat intervals,
+// and sessions do not end again and again since then.
 type Readiness struct {
 	OK      bool           `json:"ready"`
 	Step    string         `json:"step"` // what it is doing, or stuck in, such as "publish to Kafka"

@@ -161,6 +161,7 @@ type health struct {
 	slotInfo   source.Slot
 	flying     Batch
 	lastErr    error
+	fruitless  int // sessions that held the slot and ended, since something was last committed
 	totals     Totals
 	throughput window
 }
@@ -168,7 +169,8 @@ type health struct {
 // Health is a look at a running pipeline.
 type Health struct {
 	State State
-	// Ready: a transaction, if need be a heartbeat's, was covered by a committed checkpoint within two heartbeat intervals.
+	// Ready: a transaction, if need be a heartbeat's, was covered by a committed checkpoint within two heartbeat intervals, and
+	// since then no more than one session that held the slot has ended.
 	Ready     bool
 	Step      string    // what it does or waits for now
 	Since     time.Time // since when
@@ -193,6 +195,11 @@ type Health struct {
 	Err                              error          // why the last session ended; nil once something was committed after it
 }
 
+// maxFruitless is how many sessions may hold the slot and end without a commit between them before readiness is lost. One is a
+// connection that broke; the next one shows whether it mends that. Sessions that do not get as far are those of a server that is
+// away, which a restart or a failover makes many of within seconds: for them the time since the last commit counts alone.
+const maxFruitless = 2
+
 // Health tells how the pipeline is; it does not wait for it.
 func (p *Pipeline) Health() Health {
 	h := &p.health
@@ -200,7 +207,7 @@ func (p *Pipeline) Health() Health {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	out := Health{
-		State: h.state, Ready: !h.covered.IsZero() && now.Sub(h.covered) < 2*h.interval, Step: h.at, Since: h.since,
+		State: h.state, Ready: !h.covered.IsZero() && now.Sub(h.covered) < 2*h.interval && h.fruitless < maxFruitless, Step: h.at, Since: h.since,
 		Covered: h.covered, Heartbeat: h.heartbeat, Holds: h.stream != nil, System: h.system, Witness: h.witness,
 		Position: h.position, Confirmed: max(h.confirmed, h.slotInfo.Confirmed), ServerEnd: h.serverEnd, Slot: h.slotInfo, InFlight: h.flying,
 		Totals: h.totals, Err: h.lastErr,
@@ -290,7 +297,7 @@ func (h *health) wrote() {
 func (h *health) committed(now time.Time, c *checkpoint.Checkpoint, st *batchStats) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.covered, h.lastErr, h.flying = now, nil, Batch{}
+	h.covered, h.lastErr, h.flying, h.fruitless = now, nil, Batch{}, 0
 	if st.beat {
 		h.heartbeat = now
 	}
@@ -350,6 +357,9 @@ func (h *health) ended(err error) {
 	defer h.mu.Unlock()
 	if h.stream != nil {
 		h.serverEnd, h.stream = max(h.serverEnd, h.stream.ServerEnd()), nil
+		if !errors.Is(err, errTextMode) {
+			h.fruitless++
+		}
 	}
 	if h.state == Streaming {
 		h.state = Starting
