@@ -24,7 +24,8 @@
 //	{"keytype":"DELETE_SUBJECT","subject":"s","magic":0}        {"subject":"s","version":3}: versions up to 3 are soft deleted at this place in the log
 //	{"keytype":"CLEAR_SUBJECT","subject":"s","magic":0}         {"subject":"s"}: soft deleted versions are forgotten
 //	{"keytype":"CONTEXT","tenant":"default","context":".c","magic":0} {"tenant":"default","context":".c"}
-//	{"keytype":"NOOP","magic":0}                                nothing: Confluent finds the end of the log with it, and so do we (the session record)
+//	{"keytype":"NOOP","magic":0}                                nothing: Confluent finds the end of the log with it, and so do we (the session record).
+//	                                                            Ours: {"walferry":1,"instance":"…","advertise":"http://…"}, who took the log over and where it is reached
 //	{"magic":0,"keytype":"NOOP"}                                {"walferry":1,"maxIds":{".":7}}: ours, see below
 //
 // Fields that we do not know are kept when a record is written again. The last line is a NOOP to Confluent, which never
