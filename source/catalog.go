@@ -105,7 +105,11 @@ func (c *Catalog) connectWith(ctx context.Context, settings func(*pgx.ConnConfig
 		return nil, System{}, err
 	}
 	settings(pcfg)
-	conn, err := pgx.ConnectConfig(ctx, pcfg)
+	var conn *pgx.Conn
+	err = heard(ctx, func() (err error) {
+		conn, err = pgx.ConnectConfig(ctx, pcfg)
+		return err
+	})
 	if err != nil {
 		return nil, System{}, canceled(ctx, connectError(err, &c.cfg, pcfg.User))
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -47,7 +48,11 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 	if cfg.OnNotice != nil {
 		pcfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { cfg.OnNotice(n.SeverityUnlocalized, n.Message) }
 	}
-	pc, err := pgconn.ConnectConfig(ctx, pcfg)
+	var pc *pgconn.PgConn
+	err = heard(ctx, func() (err error) {
+		pc, err = pgconn.ConnectConfig(ctx, pcfg)
+		return err
+	})
 	if err != nil {
 		return nil, canceled(ctx, connectError(err, &cfg, pcfg.User))
 	}
@@ -61,6 +66,17 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 		return nil, canceled(ctx, classify(err, &cfg, c.user))
 	}
 	return c, nil
+}
+
+// heard connects, and once more where the server cut the connection off while we wrote. A server that does not take our certificate
+// says so and closes; what it said is lost when our next words, written meanwhile, are answered by a reset.
+func heard(ctx context.Context, connect func() error) error {
+	for attempt := 0; ; attempt++ {
+		err := connect()
+		if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) || attempt == 4 || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 // pin sets what must not depend on the DSN or on the server's configuration: everything that changes the text of a value, and
