@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"walferry/checkpoint"
 	"walferry/decode"
@@ -57,6 +58,7 @@ func (l *loop) placeChunk(ctx context.Context, t *copying, r *copyRange, j *copy
 		l.unread(t)
 		l.hold(t, err)
 		l.enter(t)
+		t.after = time.Now().Add(copyAfter) // somebody has to mend it
 		return nil
 	}
 	t.Bytes += int64(len(j.chunk.Data))
