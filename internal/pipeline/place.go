@@ -153,8 +153,10 @@ func (p *placing) place(ctx context.Context) (err error) {
 			return fmt.Errorf("a chunk of table %s: %w", p.rel, err)
 		}
 		if p.t.notes != nil {
+			// Of a key that was asked for by itself the stream may have brought all since: then it has been read before.
+			over := p.r == nil && !p.t.notes.Has(backfill.KeyOf(row, p.t.table.Key))
 			var verdict backfill.Verdict
-			if verdict, row = p.t.notes.Row(&p.j.chunk.Snapshot, row, p.t.table.Key); verdict == backfill.Older {
+			if verdict, row = p.t.notes.Row(&p.j.chunk.Snapshot, row, p.t.table.Key); over || verdict == backfill.Older {
 				p.t.Newer++
 				continue
 			}
