@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -455,7 +456,8 @@ func TestReaderFollows(t *testing.T) {
 			t.Fatalf("%v, %v", recs, err)
 		}
 		const n = 200
-		go func() {
+		var publishing sync.WaitGroup
+		publishing.Go(func() {
 			for i := range n / 20 {
 				b := p.NewBatch()
 				for j := range 20 {
@@ -475,7 +477,8 @@ func TestReaderFollows(t *testing.T) {
 					t.Error(err)
 				}
 			}
-		}()
+		})
+		defer publishing.Wait() // records can be read before the answer to their commit has come
 		last := map[int32]string{}
 		for got := 0; got < n; {
 			recs, err := r.Poll(ctx)
