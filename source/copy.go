@@ -437,7 +437,8 @@ func (r *CopyConn) chunk(ctx context.Context, q *ChunkQuery, buf []byte) (*Chunk
 	if out.Snapshot, out.LSN, err = r.snapshot(ctx, q.Table, q.Fence); err != nil {
 		return nil, err
 	}
-	w := &chunkWriter{data: buf[:0], limit: q.Bytes, columns: q.Table.Key, key: make(decode.Tuple, len(q.Table.Key)), reader: decode.NewCopyReader(slices.Repeat([]decode.Kind{r.kind()}, len(q.Table.Relation.Columns)), int(r.cat.maxRow()))}
+	w := r.newRowWriter(q.Table, buf, q.Bytes)
+	w.full = func() error { return errChunkFull }
 	if _, err := r.conn.PgConn().CopyTo(ctx, w, "COPY ("+r.query(q, from, after, to, keys)+") TO STDOUT (FORMAT binary)"); err != nil && !errors.Is(w.err, errChunkFull) {
 		return nil, errors.Join(w.err, err)
 	}
@@ -527,8 +528,13 @@ func (r *CopyConn) Whole(ctx context.Context, t *CopyTable, where string, bytes 
 		if err != nil {
 			return err
 		}
-		w := &pieceWriter{bytes: bytes, data: next[:0], piece: piece,
-			reader: decode.NewCopyReader(slices.Repeat([]decode.Kind{r.kind()}, len(t.Relation.Columns)), int(r.cat.maxRow()))}
+		w := r.newRowWriter(t, next, bytes)
+		w.full = func() error {
+			next, err := piece(w.data, w.rows)
+			// Every piece but the first begins without a head, and a reader wants one.
+			w.data, w.rows = append(next[:0], decode.CopyHead...), 0
+			return err
+		}
 		sql := r.query(&ChunkQuery{Table: t, Where: where}, "ONLY "+p.Name, nil, nil, nil)
 		if _, err := r.conn.PgConn().CopyTo(ctx, w, "COPY ("+sql+") TO STDOUT (FORMAT binary)"); err != nil {
 			return r.failed(ctx, t, errors.Join(w.err, err))
@@ -552,41 +558,6 @@ func (r *CopyConn) End(ctx context.Context) {
 	}
 }
 
-// pieceWriter hands on what COPY sends, piece by piece.
-type pieceWriter struct {
-	data   []byte
-	bytes  int
-	rows   int
-	reader *decode.CopyReader
-	piece  func([]byte, int) ([]byte, error)
-	err    error
-}
-
-// Write takes one CopyData message, which holds one whole row and may hold the format's head or trailer too.
-func (w *pieceWriter) Write(b []byte) (int, error) {
-	if w.rows > 0 && len(w.data)+len(b) > w.bytes {
-		var next []byte
-		if next, w.err = w.piece(w.data, w.rows); w.err != nil {
-			return 0, w.err
-		}
-		// Every piece but the first begins without a head, and a reader wants one.
-		w.data, w.rows = append(next[:0], decode.CopyHead...), 0
-	}
-	w.data = append(w.data, b...)
-	w.reader.Feed(b)
-	for {
-		row, err := w.reader.Next()
-		if err != nil {
-			w.err = err
-			return 0, err
-		}
-		if row == nil {
-			return len(b), nil
-		}
-		w.rows++
-	}
-}
-
 // maxRow is the longest row that is taken, in bytes.
 func (c *Catalog) maxRow() int64 {
 	if c.cfg.MaxRowBytes > 0 {
@@ -599,25 +570,38 @@ func (c *Catalog) maxRow() int64 {
 // of the key.
 var errChunkFull = errors.New("the chunk is full")
 
-// chunkWriter takes what COPY sends, up to a limit.
-type chunkWriter struct {
+// rowWriter takes what COPY sends. When it has limit bytes it calls full, which may make room; its error breaks the COPY off.
+type rowWriter struct {
 	data    []byte
 	limit   int
+	full    func() error
 	reader  *decode.CopyReader
-	columns []int // of the key
-	rows    int
+	columns []int        // of the key
+	rows    int          // in data
 	key     decode.Tuple // of the last row
 	err     error
 }
 
-// Write takes one CopyData message, which holds one whole row, or the format's head or trailer.
-func (w *chunkWriter) Write(b []byte) (int, error) {
+// newRowWriter makes a writer into data for the rows of a table, whose last one's key it keeps.
+func (r *CopyConn) newRowWriter(t *CopyTable, data []byte, limit int) *rowWriter {
+	return &rowWriter{
+		data: data[:0], limit: limit, columns: t.Key, key: make(decode.Tuple, len(t.Key)),
+		reader: decode.NewCopyReader(slices.Repeat([]decode.Kind{r.kind()}, len(t.Relation.Columns)), int(r.cat.maxRow())),
+	}
+}
+
+// trailer is the length of what ends COPY's binary format.
+const trailer = 2
+
+// Write takes one CopyData message, which holds one whole row and may hold the format's head, or its trailer.
+func (w *rowWriter) Write(b []byte) (int, error) {
 	if w.err != nil {
 		return 0, w.err
 	}
-	if w.rows > 0 && len(w.data)+len(b) > w.limit && len(b) > 2 {
-		w.err = errChunkFull
-		return 0, w.err
+	if w.rows > 0 && len(w.data)+len(b) > w.limit && len(b) > trailer {
+		if w.err = w.full(); w.err != nil {
+			return 0, w.err
+		}
 	}
 	w.data = append(w.data, b...)
 	w.reader.Feed(b)

@@ -276,11 +276,11 @@ func (b *builder) record(t *table, c *decode.Change, op byte, tombstone bool, pa
 		h = append(h, sink.Header{Key: schema.HeaderRefetched, Value: b.refetched})
 	}
 	if b.envelope == schema.EnvelopeRow {
-		h = b.rowHeaders(h, t, c, op)
+		h = b.rowHeaders(h, t, c, op, &b.meta)
 	}
 	h = append(h, b.context...)
 	b.headers = h
-	partition := t.partition(key, &b.tx)
+	partition := t.partition(key, b.tx.Commit)
 	if err := b.batch.Append(t.topic, partition, b.tx.CommitTime, key, value, h); err != nil {
 		return err
 	}
@@ -311,10 +311,10 @@ func (b *builder) read(t *table, c *decode.Change, generation uint32, number int
 	}
 	h := append(b.headers[:0], sink.Header{Key: schema.HeaderID, Value: b.appendReadID(c.Relation.ID, generation, number, key)})
 	if b.envelope == schema.EnvelopeRow {
-		h = b.headersOf(h, t, c, 'r', &m)
+		h = b.rowHeaders(h, t, c, 'r', &m)
 	}
 	b.headers = h
-	if err := b.batch.Append(t.topic, t.partition(key, &decode.Transaction{Commit: m.Commit}), at, key, b.value, h); err != nil {
+	if err := b.batch.Append(t.topic, t.partition(key, m.Commit), at, key, b.value, h); err != nil {
 		return err
 	}
 	if cap(b.value) > largeRow {
@@ -328,36 +328,8 @@ func (b *builder) emptied(t *table, at decode.Position, oid, generation uint32, 
 	m := schema.Meta{
 		Commit: at.Commit, Change: at.Change, CommitTime: now, Now: b.now(), Snapshot: "true", Sequence: [2]pglogrepl.LSN{b.sequence, at.Change},
 	}
-	value, err := t.enc.AppendTruncate(b.value[:0], &m)
-	switch {
-	case errors.Is(err, schema.ErrNoValue):
-		value = nil
-	case err != nil:
-		return err
-	default:
-		b.value = value
-	}
-	for p := range t.partitions {
-		d := b.appendReadID(oid, generation, int64(-p), nil)
-		h := append(b.headers[:0], sink.Header{Key: schema.HeaderID, Value: d})
-		if b.envelope == schema.EnvelopeRow {
-			h = b.headersOf(h, t, nil, 't', &m)
-		}
-		b.headers = h
-		if err := b.batch.Append(t.topic, int32(p), now, nil, value, h); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// headersOf is rowHeaders for what is in no transaction.
-func (b *builder) headersOf(h []sink.Header, t *table, c *decode.Change, op byte, m *schema.Meta) []sink.Header {
-	meta, tx := b.meta, b.tx
-	b.meta, b.tx = *m, decode.Transaction{Commit: m.Commit, CommitTime: m.CommitTime}
-	h = b.rowHeaders(h, t, c, op)
-	b.meta, b.tx = meta, tx
-	return h
+	_, err := b.everywhere(t, &m, nil, func(p int) []byte { return b.appendReadID(oid, generation, int64(-p), nil) })
+	return err
 }
 
 // appendReadID writes the unique id of a read: system id, OID of the table, generation of its copy, and a hash of the key without
@@ -378,15 +350,12 @@ func (b *builder) appendReadID(oid, generation uint32, number int64, key []byte)
 		b.hash = fnv.New128a()
 	}
 	b.hash.Reset()
-	_, _ = b.hash.Write(key[min(wireHead, len(key)):]) // never fails
+	_, _ = b.hash.Write(key[schema.WireSize:]) // never fails
 	b.sum = b.hash.Sum(b.sum[:0])
 	d = hex.AppendEncode(d, b.sum)
 	b.id = d
 	return d
 }
-
-// wireHead is the length of what stands before the Avro bytes of a key: a zero and the schema's id.
-const wireHead = 5
 
 // largeRow is the most memory that is kept for the next value, in bytes.
 const largeRow = 4 << 20
@@ -413,7 +382,7 @@ func identityHeader(i decode.Identity) []byte {
 
 // rowHeaders carries, in UTF-8 text, what the row envelope has no room for. The texts live in b.text until the record
 // is appended.
-func (b *builder) rowHeaders(h []sink.Header, t *table, c *decode.Change, op byte) []sink.Header {
+func (b *builder) rowHeaders(h []sink.Header, t *table, c *decode.Change, op byte, m *schema.Meta) []sink.Header {
 	d := b.text[:0]
 	put := func(name string, appendText func([]byte) []byte) {
 		at := len(d)
@@ -421,10 +390,10 @@ func (b *builder) rowHeaders(h []sink.Header, t *table, c *decode.Change, op byt
 		h = append(h, sink.Header{Key: name, Value: d[at:len(d):len(d)]})
 	}
 	put("op", func(d []byte) []byte { return append(d, op) })
-	put("commit_lsn", func(d []byte) []byte { return appendLSN(d, b.tx.Commit) })
-	put("ordinal", func(d []byte) []byte { return strconv.AppendInt(d, b.meta.Ordinal, 10) })
-	put("xid", func(d []byte) []byte { return strconv.AppendUint(d, uint64(b.tx.XID), 10) })
-	put("ts_us", func(d []byte) []byte { return strconv.AppendInt(d, b.tx.CommitTime.UnixMicro(), 10) })
+	put("commit_lsn", func(d []byte) []byte { return appendLSN(d, m.Commit) })
+	put("ordinal", func(d []byte) []byte { return strconv.AppendInt(d, m.Ordinal, 10) })
+	put("xid", func(d []byte) []byte { return strconv.AppendUint(d, uint64(m.XID), 10) })
+	put("ts_us", func(d []byte) []byte { return strconv.AppendInt(d, m.CommitTime.UnixMicro(), 10) })
 	h = append(h, sink.Header{Key: "schema", Value: t.schemaName}, sink.Header{Key: "table", Value: t.tableName})
 	if op == 'c' || op == 'u' {
 		b.unchanged = t.enc.Unchanged(b.unchanged[:0], c)
@@ -464,29 +433,35 @@ func (b *builder) truncated(t *table, c *decode.Truncate, part int, drop bool) (
 	if drop {
 		return part, nil
 	}
-	value, err := t.enc.AppendTruncate(b.value[:0], &b.meta)
+	n, err := b.everywhere(t, &b.meta, b.context, func(p int) []byte { return b.appendID(c.Position, part+p) })
+	b.txRecords += n
+	return part + n, err
+}
+
+// everywhere appends a truncate event to each partition of a table's topic, since it has no key; id gives each record's. It returns
+// how many it has appended.
+func (b *builder) everywhere(t *table, m *schema.Meta, context []sink.Header, id func(partition int) []byte) (int, error) {
+	value, err := t.enc.AppendTruncate(b.value[:0], m)
 	switch {
 	case errors.Is(err, schema.ErrNoValue):
 		value = nil
 	case err != nil:
-		return part, err
+		return 0, err
 	default:
 		b.value = value
 	}
 	for p := range t.partitions {
-		h := append(b.headers[:0], sink.Header{Key: "id", Value: b.appendID(c.Position, part)})
+		h := append(b.headers[:0], sink.Header{Key: schema.HeaderID, Value: id(p)})
 		if b.envelope == schema.EnvelopeRow {
-			h = b.rowHeaders(h, t, nil, 't')
+			h = b.rowHeaders(h, t, nil, 't', m)
 		}
-		h = append(h, b.context...)
+		h = append(h, context...)
 		b.headers = h
-		if err := b.batch.Append(t.topic, int32(p), b.tx.CommitTime, nil, value, h); err != nil {
-			return part, err
+		if err := b.batch.Append(t.topic, int32(p), m.CommitTime, nil, value, h); err != nil {
+			return p, err
 		}
-		b.txRecords++
-		part++
 	}
-	return part, nil
+	return t.partitions, nil
 }
 
 var errTruncate = errors.New("the table was truncated, and schema.truncate is stop")
@@ -500,15 +475,10 @@ func (b *builder) setContext(content []byte) {
 		return
 	}
 	for _, k := range slices.Sorted(maps.Keys(m)) {
-		if reserved[k] {
+		if slices.Contains(schema.HeaderNames, k) {
+			// They are ours: an application's context cannot stand in for them.
 			continue
 		}
 		b.context = append(b.context, sink.Header{Key: k, Value: []byte(m[k])})
 	}
-}
-
-// reserved are the headers that are ours: an application's context cannot stand in for them.
-var reserved = map[string]bool{
-	"id": true, "identity": true, "split": true, "refetched": true, "op": true, "commit_lsn": true, "ordinal": true, "xid": true,
-	"ts_us": true, "schema": true, "table": true, "unavailable": true, "__debezium.oldkey": true, "__debezium.newkey": true,
 }

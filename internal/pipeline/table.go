@@ -48,9 +48,9 @@ type table struct {
 
 // partition chooses the partition of a record: by its key as Java producers do, or, for a table without a key, one for all
 // rows of a transaction.
-func (t *table) partition(key []byte, tx *decode.Transaction) int32 {
+func (t *table) partition(key []byte, commit pglogrepl.LSN) int32 {
 	if key == nil {
-		t.seed = strconv.AppendUint(t.seed[:0], uint64(tx.Commit), 10)
+		t.seed = strconv.AppendUint(t.seed[:0], uint64(commit), 10)
 		key = t.seed
 	}
 	return sink.Partition(key, t.partitions)
