@@ -209,6 +209,8 @@ type ChunkQuery struct {
 	Fence uint64
 	// Timeout bounds each statement.
 	Timeout time.Duration
+	// At is called at places between the steps of a chunk, for tests that hold it there; nil for none.
+	At func(place string)
 }
 
 // FenceError says that a transaction is open which is older than the copy: what it has written is neither in a snapshot nor
@@ -433,10 +435,12 @@ func (r *CopyConn) chunk(ctx context.Context, q *ChunkQuery, buf []byte) (*Chunk
 	if err := r.begin(ctx, q.Timeout, from); err != nil {
 		return nil, err
 	}
+	q.at("chunk-locked")
 	out := &Chunk{Read: begun}
 	if out.Snapshot, out.LSN, err = r.snapshot(ctx, q.Table, q.Fence); err != nil {
 		return nil, err
 	}
+	q.at("chunk-snapshot")
 	w := r.newRowWriter(q.Table, buf, q.Bytes)
 	w.full = func() error { return errChunkFull }
 	if _, err := r.conn.PgConn().CopyTo(ctx, w, "COPY ("+r.query(q, from, after, to, keys)+") TO STDOUT (FORMAT binary)"); err != nil && !errors.Is(w.err, errChunkFull) {
@@ -456,6 +460,12 @@ func (r *CopyConn) chunk(ctx context.Context, q *ChunkQuery, buf []byte) (*Chunk
 	}
 	out.Cut = w.err != nil || q.Keys == nil && w.rows >= q.Rows
 	return out, nil
+}
+
+func (q *ChunkQuery) at(place string) {
+	if q.At != nil {
+		q.At(place)
+	}
 }
 
 // begin begins a transaction that has tables locked and no snapshot yet. No statement runs longer than timeout, 0 for any time.

@@ -26,6 +26,15 @@ type Copy struct {
 	BufferBytes int
 	// ChunkTime is how long a chunk's transaction is meant to be open.
 	ChunkTime time.Duration
+
+	small smallCopy
+}
+
+// smallCopy has, for tests of this package, other bounds than the constants below where it is not 0.
+type smallCopy struct {
+	noteBytes    int
+	rangeBytes   int64
+	again, after time.Duration
 }
 
 const (
@@ -109,6 +118,11 @@ type copyJob struct {
 	err    error
 }
 
+func (c *Copy) noteBytes() int           { return cmp.Or(c.small.noteBytes, copyNoteBytes) }
+func (c *Copy) rangeBytes() int64        { return cmp.Or(c.small.rangeBytes, rangeBytes) }
+func (c *Copy) tryAgain() time.Duration  { return cmp.Or(c.small.again, copyAgain) }
+func (c *Copy) tryMended() time.Duration { return cmp.Or(c.small.after, copyAfter) }
+
 // startCopy takes up the copies that the checkpoint topic has, and starts the workers; the returned func ends them and waits.
 func (l *loop) startCopy(ctx context.Context) (stop func(), err error) {
 	s, c := l.session, &l.copy
@@ -134,7 +148,7 @@ func (l *loop) startCopy(ctx context.Context) (stop func(), err error) {
 		}
 		if t.Columns != nil {
 			// From the first change on: a queued row may move on, or one that was not read come to a key that was.
-			t.notes = backfill.NewNotes(nil, copyNoteBytes, t.Queue)
+			t.notes = backfill.NewNotes(nil, c.noteBytes(), t.Queue)
 		}
 		c.begun = c.begun || t.Rows > 0
 		c.tables = append(c.tables, t)
@@ -272,7 +286,7 @@ func (c *copier) next(t *copying, now time.Time) *copyJob {
 }
 
 func (c *copier) chunk(t *copying, r *copyRange, q *source.ChunkQuery) *copyJob {
-	q.Table, q.Where, q.Fence, q.Timeout, q.Bytes = t.table, t.Where, t.fence, copyTimeout, c.chunkBytes()
+	q.Table, q.Where, q.Fence, q.Timeout, q.Bytes, q.At = t.table, t.Where, t.fence, copyTimeout, c.chunkBytes(), hit
 	b := c.buffers[len(c.buffers)-1]
 	c.buffers = c.buffers[:len(c.buffers)-1]
 	j := &copyJob{copying: t, rng: r, epoch: t.epoch, floor: t.newest, query: q, buffer: b}
@@ -335,22 +349,25 @@ func (s *session) work(ctx context.Context, conn *source.CopyConn, j *copyJob) {
 	case j.look != 0:
 		j.table, j.err = s.cat.CopyTable(ctx, j.look)
 	case j.fence:
+		hit("copy-fence")
 		// The table's changes are noted by now, so what was delivered before has a lower XID.
 		if j.xid, j.err = conn.Fence(ctx); j.err == nil && j.split {
-			j.ranges, j.err = split(ctx, conn, j.table, s.cfg.Copy.Workers)
+			j.ranges, j.err = split(ctx, conn, j.table, &s.cfg.Copy)
 		}
 	case j.whole != nil:
 		j.err = j.whole.read(ctx, conn, j, s.copyResults)
 	default:
+		hit("chunk-begin")
 		j.chunk, j.err = conn.Chunk(ctx, j.query, j.buffer)
+		hit("chunk-read")
 	}
 }
 
 // split cuts a table into ranges that are read beside each other.
-func split(ctx context.Context, conn *source.CopyConn, t *source.CopyTable, workers int) ([]backfill.Range, error) {
+func split(ctx context.Context, conn *source.CopyConn, t *source.CopyTable, c *Copy) ([]backfill.Range, error) {
 	out := []backfill.Range{}
 	for _, p := range t.Parts {
-		n := min(4*workers, 1+int(p.Bytes/rangeBytes))
+		n := min(4*c.Workers, 1+int(p.Bytes/c.rangeBytes()))
 		bounds, err := conn.Split(ctx, t, p, n)
 		if err != nil {
 			return nil, err
@@ -469,7 +486,7 @@ func (c *copier) save(t *copying) { t.dirty, c.dirty = true, true }
 
 // hold says why a table's copy does not go on, once, and when it is tried again.
 func (l *loop) hold(t *copying, err error) {
-	wait := copyAgain
+	wait := l.copy.tryAgain()
 	switch {
 	case is[*source.TableMissingError](err):
 		l.end(t, backfill.Cancelled)
@@ -479,7 +496,7 @@ func (l *loop) hold(t *copying, err error) {
 		l.lookAgain(t, "the table was altered")
 		return
 	case is[*source.UnreadableTableError](err):
-		wait = copyAfter
+		wait = l.copy.tryMended()
 	}
 	t.after = time.Now().Add(wait)
 	if text := err.Error(); text != t.held {
@@ -600,11 +617,12 @@ func (l *loop) looked(t *copying, table *source.CopyTable) {
 	}
 	t.Columns, t.Schema, t.Table, t.table = columns, rel.Schema, rel.Name, table
 	if t.notes == nil {
-		t.notes, t.streamed, t.fence = backfill.NewNotes(table.Key, copyNoteBytes, t.Queue), nil, 0
+		t.notes, t.streamed, t.fence = backfill.NewNotes(table.Key, l.copy.noteBytes(), t.Queue), nil, 0
 	}
 	if t.fence != 0 {
 		l.enter(t)
 	}
+	hit("copy-looked")
 }
 
 // anew begins the next generation of a table's copy.
@@ -671,7 +689,7 @@ func (l *loop) note(c *decode.Change, covered bool) (contained bool, err error) 
 		// The copy begins to note again, so what was delivered before needs a fence again.
 		l.lookAgain(t, "the stream brings more changes of it than are noted")
 		t.notes.Reset(t.keyOf(c.Relation))
-		t.fence, t.after = 0, time.Now().Add(copyAgain)
+		t.fence, t.after = 0, time.Now().Add(l.copy.tryAgain())
 	}
 	if t.notes.Moves() != t.moves {
 		t.moves = t.notes.Moves()

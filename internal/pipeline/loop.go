@@ -161,6 +161,7 @@ func (l *loop) backfill(ctx context.Context) error {
 	now := time.Now()
 	l.schedule(now)
 	if l.copy.waitsFor() > l.delivered {
+		hit("chunk-waits")
 		l.heartbeat.send(ctx, now, l.cat, l.stream.ServerEnd())
 	}
 	return nil

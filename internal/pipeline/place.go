@@ -58,7 +58,7 @@ func (l *loop) placeChunk(ctx context.Context, t *copying, r *copyRange, j *copy
 		l.unread(t)
 		l.hold(t, err)
 		l.enter(t)
-		t.after = time.Now().Add(copyAfter) // somebody has to mend it
+		t.after = time.Now().Add(l.copy.tryMended()) // somebody has to mend it
 		return nil
 	}
 	t.Bytes += int64(len(j.chunk.Data))

@@ -72,6 +72,7 @@ func (w *whole) contains(xid uint32) bool {
 // read is the worker's part.
 func (w *whole) read(ctx context.Context, conn *source.CopyConn, j *copyJob, results chan<- *copyJob) error {
 	defer conn.End(ctx)
+	hit("whole-begin")
 	// What was delivered before any change was left out has a lower XID.
 	fence, err := conn.Fence(ctx)
 	if err != nil {
@@ -82,6 +83,7 @@ func (w *whole) read(ctx context.Context, conn *source.CopyConn, j *copyJob, res
 		if err != nil {
 			return err
 		}
+		hit("whole-locked")
 		w.ready <- struct{}{}
 		if err := wait(ctx, w, w.proceed); err != nil {
 			return err
@@ -105,6 +107,7 @@ func (w *whole) read(ctx context.Context, conn *source.CopyConn, j *copyJob, res
 		}
 	}
 	read := time.Now()
+	hit("whole-snapshot")
 	return conn.Whole(ctx, j.table, j.copying.Where, cap(j.buffer), func(data []byte, rows int) ([]byte, error) {
 		if rows > 0 {
 			p := &copyJob{copying: j.copying, epoch: j.epoch, whole: w, piece: true, chunk: &source.Chunk{Data: data, Rows: rows, Read: read}}
@@ -212,6 +215,7 @@ func (l *loop) takeWhole(ctx context.Context, t *copying) error {
 		}
 		w.seen, w.lsn, w.left = &taken.snapshot, taken.lsn, nil
 		l.copy.save(t)
+		hit("whole-taken")
 	}
 	w.verdict <- good
 	return nil
