@@ -21,6 +21,8 @@
 //	                                          <part> parts are published; it is newer than the witness
 //	    end                                   with state drained: what the slot was told for the move
 //	    copied                                batches so far that brought rows of a first copy further
+//	    copies                                true: each captured table has a copy record, so one without was not captured
+//	                                          before; absent in what programs wrote that had no first copy
 //	session                                   written at each start, so that reading up to it is reading everything
 //	    v, instance, host, pid, started, program
 //	text                                      v, on, reason: the stream is read in text mode from now on
@@ -172,6 +174,8 @@ type Checkpoint struct {
 	End pglogrepl.LSN
 	// Copied counts the batches that brought rows of a first copy further, so that two checkpoints of one position differ.
 	Copied uint64
+	// Copies says that each captured table has a copy record: a table without one has not been captured before.
+	Copies bool
 }
 
 // Reach is the highest commit LSN that the checkpoint knows of. A server whose WAL ends before it is not the one that
@@ -192,7 +196,7 @@ func (c *Checkpoint) endsBefore(end pglogrepl.LSN) bool {
 func (c *Checkpoint) Equal(o *Checkpoint) bool {
 	return c.SystemID == o.SystemID && c.Timeline == o.Timeline && c.Slot == o.Slot && c.State == o.State &&
 		c.Witness.equal(o.Witness) && c.Position == o.Position && c.Split.equal(o.Split) && c.End == o.End &&
-		c.Copied == o.Copied
+		c.Copied == o.Copied && c.Copies == o.Copies
 }
 
 // check says what of c contradicts itself. Nothing that fails it is written, and nothing read is believed that fails it.
@@ -294,6 +298,7 @@ type (
 		Split    *splitJSON   `json:"split,omitempty"`
 		End      *lsnText     `json:"end,omitempty"`
 		Copied   uint64       `json:"copied,omitempty"`
+		Copies   bool         `json:"copies,omitempty"`
 	}
 	witnessJSON struct {
 		Commit lsnText   `json:"commit"`
@@ -368,7 +373,7 @@ func AppendCheckpoint(dst []byte, c *Checkpoint) ([]byte, error) {
 	}
 	j := checkpointJSON{
 		V: Version, System: c.SystemID, Timeline: c.Timeline, Slot: c.Slot, State: c.State, Position: c.Position,
-		Copied: c.Copied,
+		Copied: c.Copied, Copies: c.Copies,
 	}
 	if w := c.Witness; w.Commit != 0 {
 		j.Witness = &witnessJSON{Commit: lsnText(w.Commit), End: lsnText(w.End), XID: w.XID, Time: microTime{w.CommitTime}}
@@ -477,7 +482,7 @@ func DecodeCheckpoint(value []byte) (*Checkpoint, error) {
 	}
 	c := &Checkpoint{
 		Version: j.V, SystemID: j.System, Timeline: j.Timeline, Slot: j.Slot, State: j.State, Position: j.Position,
-		Copied: j.Copied,
+		Copied: j.Copied, Copies: j.Copies,
 	}
 	if w := j.Witness; w != nil {
 		c.Witness = Witness{Commit: pglogrepl.LSN(w.Commit), End: pglogrepl.LSN(w.End), XID: w.XID, CommitTime: w.Time.Time}

@@ -52,10 +52,10 @@ func TestCheckpointJSON(t *testing.T) {
 		{"creating", &Checkpoint{Version: 1, SystemID: "1", Slot: "s", State: Creating},
 			`{"v":1,"system":"1","timeline":0,"slot":"s","state":"creating","position":"0/0,0/0,0"}`},
 		{"first position", live(noWitness), `{"v":1,"system":"7400000000000000001","timeline":3,"slot":"walferry","state":"live","position":"0/5000,0/0,0"}`},
-		{"split, copied", live(split, func(c *Checkpoint) { c.Copied = 2 }),
+		{"split, copied", live(split, func(c *Checkpoint) { c.Copied, c.Copies = 2, true }),
 			`{"v":1,"system":"7400000000000000001","timeline":3,"slot":"walferry","state":"live",` +
 				`"witness":{"commit":"0/5000","end":"0/5030","xid":42,"time":1795271400123456},"position":"0/7000,0/4E00,1",` +
-				`"split":{"xid":43,"time":1795271401123456,"part":2},"copied":2}`},
+				`"split":{"xid":43,"time":1795271401123456,"part":2},"copied":2,"copies":true}`},
 		{"drained", live(drained), `{"v":1,"system":"7400000000000000001","timeline":3,"slot":"walferry","state":"drained",` +
 			`"witness":{"commit":"0/5000","end":"0/5030","xid":42,"time":1795271400123456},"position":"0/5000,0/4F00,2","end":"0/5100"}`},
 	} {
@@ -122,7 +122,7 @@ func TestCheckpointEqual(t *testing.T) {
 		"position": func(c *Checkpoint) { c.Position.N++ }, "no split": func(c *Checkpoint) { c.Split = nil },
 		"split part": func(c *Checkpoint) { c.Split.Part++ }, "split xid": func(c *Checkpoint) { c.Split.XID++ },
 		"split time": func(c *Checkpoint) { c.Split.CommitTime = at }, "end": func(c *Checkpoint) { c.End = 1 },
-		"copied": func(c *Checkpoint) { c.Copied = 2 },
+		"copied": func(c *Checkpoint) { c.Copied = 2 }, "copies": func(c *Checkpoint) { c.Copies = true },
 	} {
 		other := full()
 		edit(other)

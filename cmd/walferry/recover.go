@@ -237,6 +237,7 @@ func (r *recovery) fromSlot(ctx context.Context) error {
 	next := checkpoint.Checkpoint{
 		SystemID: sys.ID, Timeline: sys.Timeline, Slot: name, State: checkpoint.Live,
 		Position: checkpoint.Position{Commit: r.slot.Confirmed},
+		Copies:   r.state.Checkpoint != nil && r.state.Checkpoint.Copies,
 	}
 	if err := r.replace(ctx, &next); err != nil {
 		return err

@@ -23,17 +23,24 @@ import (
 // State is where a table's copy stands.
 type State string
 
-// States of a copy. Waiting is before its first chunk, Copying after, Done and Cancelled are its ends.
+// States of a copy. Waiting is before its first chunk, Copying after, Paused either while somebody wants it so. The others are
+// ends: Cancelled is somebody's wish, and with Skipped no copy was wanted when the table's capture began. A table that is
+// Uncaptured is copied anew when it is captured again, all others when somebody asks for it.
 const (
-	Waiting   State = "waiting"
-	Copying   State = "copying"
-	Paused    State = "paused"
-	Done      State = "done"
-	Cancelled State = "cancelled"
+	Waiting    State = "waiting"
+	Copying    State = "copying"
+	Paused     State = "paused"
+	Done       State = "done"
+	Cancelled  State = "cancelled"
+	Skipped    State = "skipped"
+	Uncaptured State = "uncaptured"
 )
 
-// Over says that the copy has ended.
-func (s State) Over() bool { return s == Done || s == Cancelled }
+// States are all of them.
+func States() []State { return []State{Waiting, Copying, Paused, Done, Cancelled, Skipped, Uncaptured} }
+
+// Over says that nothing of the copy is left to do.
+func (s State) Over() bool { return s != Waiting && s != Copying && s != Paused }
 
 // Key is the value of a table's key, in the order of its columns: as the server sent it, so that it can be compared with
 // what it sends later, and given back to it.

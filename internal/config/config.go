@@ -148,7 +148,7 @@ type Schema struct {
 
 // Backfill says which rows are copied that were there before, and how.
 type Backfill struct {
-	Mode        string            `yaml:"mode" enum:"initial,none" doc:"initial: the rows of each captured table are copied once, while its changes are streamed, also of a table that is captured later. none: only changes are published."`
+	Mode        string            `yaml:"mode" enum:"initial,none" doc:"Of a table whose capture begins, with the first start or later. initial: its rows are copied once, while its changes are streamed. none: only changes are published."`
 	Tables      map[string]string `yaml:"tables" doc:"The mode of single tables, by schema.table." example:"{public.audit: none}"`
 	Workers     int               `yaml:"workers" doc:"Connections that read beside each other, each a chunk of a table."`
 	BufferBytes Size              `yaml:"buffer_bytes" doc:"Memory for rows that were read and wait for their place in the stream. A single row may overdraw it."`

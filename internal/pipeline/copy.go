@@ -18,9 +18,9 @@ import (
 
 // Copy says how the rows are copied that are in a table when its capture begins.
 type Copy struct {
-	// Wanted says whether a table is copied; nil is none.
+	// Wanted says whether a table is copied whose capture begins; nil is none. Others are copied when somebody asks for it.
 	Wanted func(schemaName, table string) bool
-	// Workers is how many chunks are read beside each other.
+	// Workers is how many chunks are read beside each other. With 0 nothing is copied, and nobody can ask for it.
 	Workers int
 	// BufferBytes bounds the rows that were read and wait for their place. A single row may overdraw it.
 	BufferBytes int
@@ -55,10 +55,12 @@ type copier struct {
 	results chan *copyJob
 	out     int // jobs that are with the workers
 	tables  []*copying
-	over    map[uint32]bool // tables whose copy has ended, or is not wanted
-	ended   []CopyProgress
+	ended   map[uint32]*copying // by the table's OID, copies of which nothing is left to do
+	known   bool                // each captured table has a record in the checkpoint topic, or gets it with the next batch
 	listAt  time.Time
+	listed  time.Time // when the list that is being made was asked for
 	listing bool
+	added   []string // tables that were put into the publication when the session began
 	buffers [][]byte // free ones
 	pending int      // chunks that were read and wait for their place
 	dirty   bool     // some copying is to be saved
@@ -124,11 +126,12 @@ func (c *Copy) tryAgain() time.Duration  { return cmp.Or(c.small.again, copyAgai
 func (c *Copy) tryMended() time.Duration { return cmp.Or(c.small.after, copyAfter) }
 
 // startCopy takes up the copies that the checkpoint topic has, and starts the workers; the returned func ends them and waits.
-func (l *loop) startCopy(ctx context.Context) (stop func(), err error) {
+// added are the tables that this session has put into the publication.
+func (l *loop) startCopy(ctx context.Context, added []string) (stop func(), err error) {
 	s, c := l.session, &l.copy
-	*c = copier{Copy: s.cfg.Copy, over: map[uint32]bool{}}
-	if c.Wanted == nil || s.cfg.Drain {
-		c.Wanted = nil
+	cp := s.saved.Checkpoint
+	*c = copier{Copy: s.cfg.Copy, ended: map[uint32]*copying{}, added: added, known: cp == nil || cp.Copies || len(s.saved.Copies) > 0}
+	if c.Workers == 0 || s.cfg.Drain {
 		return func() {}, nil
 	}
 	c.jobs, c.results = make(chan *copyJob, c.Workers), make(chan *copyJob, c.Workers)
@@ -142,8 +145,7 @@ func (l *loop) startCopy(ctx context.Context) (stop func(), err error) {
 			return nil, fmt.Errorf("saved copy of table %d: %w", oid, err)
 		}
 		if t.State.Over() {
-			c.over[oid] = true
-			c.ended = append(c.ended, t.progress())
+			c.ended[oid] = t
 			continue
 		}
 		if t.Columns != nil {
@@ -211,7 +213,7 @@ func (c *copier) waitsFor() (lsn pglogrepl.LSN) {
 // schedule hands the workers what is next. It does not wait.
 func (l *loop) schedule(now time.Time) {
 	c := &l.copy
-	if c.Wanted == nil || l.stopping {
+	if l.stopping {
 		return
 	}
 	for _, t := range c.tables {
@@ -219,7 +221,7 @@ func (l *loop) schedule(now time.Time) {
 	}
 	c.tables = slices.DeleteFunc(c.tables, func(t *copying) bool { return t.State.Over() && !t.dirty })
 	if !c.listing && !now.Before(c.listAt) && c.out < c.Workers {
-		c.listing = true
+		c.listing, c.listed = true, now
 		c.send(&copyJob{})
 	}
 	// No more tables at a time than there are workers: of each of them every change is noted.
@@ -345,7 +347,7 @@ func (s *session) copyWorker(ctx context.Context, c *copier) {
 func (s *session) work(ctx context.Context, conn *source.CopyConn, j *copyJob) {
 	switch {
 	case j.copying == nil:
-		j.tables, j.err = s.cat.Tables(ctx)
+		j.tables, j.err = s.capturedTables(ctx)
 	case j.look != 0:
 		j.table, j.err = s.cat.CopyTable(ctx, j.look)
 	case j.fence:
@@ -390,7 +392,8 @@ func (l *loop) answered(j *copyJob) error {
 	}
 	c.out--
 	if t == nil {
-		return l.listed(j)
+		l.listed(j)
+		return nil
 	}
 	chunk := j.query != nil
 	t.flying = slices.DeleteFunc(t.flying, func(x *copyJob) bool { return x == j })
@@ -448,37 +451,98 @@ func (c *copier) rows(j *copyJob) int {
 	return max(1, int(min(byTime, byBytes, 1e7)))
 }
 
-// listed takes up tables that are published and not known yet, and leaves those that are not published any more.
-func (l *loop) listed(j *copyJob) error {
+// capturedTables are the tables that are published and captured.
+func (s *session) capturedTables(ctx context.Context) ([]source.Table, error) {
+	tables, err := s.cat.Tables(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := tables[:0]
+	for i := range tables {
+		switch captured, err := s.source.Selects(tables[i].Schema, tables[i].Name); {
+		case err != nil:
+			return nil, err
+		case captured:
+			out = append(out, tables[i])
+		}
+	}
+	return out, nil
+}
+
+// listed takes up tables whose capture has begun since the last list, and leaves those that are not captured any more. Each gets a
+// record, also where no copy is wanted: so a table that is captured already is not taken for a new one when that changes.
+func (l *loop) listed(j *copyJob) {
 	c := &l.copy
 	c.listing = false
 	c.listAt = time.Now().Add(l.cfg.Watch)
 	if j.err != nil {
 		l.log.Warn("look for tables to copy", "error", j.err)
-		return nil
+		return
 	}
+	captured, before := map[uint32]bool{}, 0
 	for i := range j.tables {
 		p := &j.tables[i]
-		if c.over[p.OID] || slices.ContainsFunc(c.tables, func(t *copying) bool { return t.Relation == p.OID }) {
+		captured[p.OID] = true
+		old := c.ended[p.OID]
+		if old != nil && old.State != backfill.Uncaptured || slices.ContainsFunc(c.tables, func(t *copying) bool { return t.Relation == p.OID && !t.State.Over() }) {
 			continue
 		}
-		captured, err := l.source.Selects(p.Schema, p.Name)
-		if err != nil {
-			return err
+		t := c.again(old, p)
+		switch {
+		case !c.known && !slices.Contains(c.added, p.String()):
+			t.State = backfill.Skipped
+			before++
+		case c.Wanted == nil || !c.Wanted(p.Schema, p.Name):
+			t.State = backfill.Skipped
+		default:
+			l.log.Info("the table's rows are going to be copied", "table", p.String(), "estimated_rows", p.EstimatedRows)
 		}
-		if !captured || !c.Wanted(p.Schema, p.Name) {
-			c.over[p.OID] = true
-			continue
+		if t.State.Over() {
+			c.ended[p.OID] = t
 		}
-		t := &copying{Copy: backfill.Copy{
-			Relation: p.OID, Schema: p.Schema, Table: p.Name, Generation: 1, State: backfill.Waiting, Asked: now(),
-		}}
-		c.save(t)
-		c.tables = append(c.tables, t)
-		l.log.Info("the table's rows are going to be copied", "table", p.String(), "estimated_rows", p.EstimatedRows)
+	}
+	if !c.known {
+		c.known, c.dirty = true, true
+		if before > 0 {
+			l.log.Info("rows of the tables that were captured before this version are not copied by themselves", "tables", before,
+				"remedy", "`walferry backfill start --all` copies them")
+		}
+	}
+	for _, t := range slices.Clone(c.tables) {
+		if !t.State.Over() && !captured[t.Relation] && t.Asked.Before(c.listed) {
+			l.log.Warn("the table is not captured any more: its copy ends", "table", t.name())
+			l.end(t, backfill.Uncaptured)
+		}
+	}
+	for oid, t := range c.ended {
+		if (t.State == backfill.Done || t.State == backfill.Skipped) && !captured[oid] {
+			t.State = backfill.Uncaptured
+			c.keep(t)
+		}
 	}
 	c.sort()
-	return nil
+}
+
+// again makes the next generation of a table's copy; old is the one before it, nil for none.
+func (c *copier) again(old *copying, p *source.Table) *copying {
+	t := &copying{Copy: backfill.Copy{
+		Relation: p.OID, Schema: p.Schema, Table: p.Name, Generation: 1, State: backfill.Waiting, Asked: now(),
+	}}
+	if old != nil {
+		t.Generation = old.Generation + 1
+		delete(c.ended, p.OID)
+		c.tables = slices.DeleteFunc(c.tables, func(x *copying) bool { return x == old })
+	}
+	c.keep(t)
+	return t
+}
+
+// keep has a copy saved that is not among those under way, or is new.
+func (c *copier) keep(t *copying) {
+	if !slices.Contains(c.tables, t) {
+		c.tables = append(c.tables, t)
+	}
+	c.save(t)
 }
 
 // save has a copy saved with the next batch.
@@ -489,8 +553,8 @@ func (l *loop) hold(t *copying, err error) {
 	wait := l.copy.tryAgain()
 	switch {
 	case is[*source.TableMissingError](err):
-		l.end(t, backfill.Cancelled)
-		l.log.Warn("the table is not published any more: its copy ends", "table", t.name())
+		l.log.Warn("the table is not captured any more: its copy ends", "table", t.name())
+		l.end(t, backfill.Uncaptured)
 		return
 	case is[*source.TableChangedError](err):
 		l.lookAgain(t, "the table was altered")
@@ -544,8 +608,7 @@ func (l *loop) end(t *copying, state backfill.State) {
 	l.unread(t)
 	t.State, t.Finished = state, now()
 	t.Ranges, t.Queue, t.notes = nil, nil, nil
-	l.copy.over[t.Relation] = true
-	l.copy.ended = append(l.copy.ended, t.progress())
+	l.copy.ended[t.Relation] = t
 	l.copy.save(t)
 	l.tellCopies()
 }
@@ -585,12 +648,19 @@ func (t *copying) progress() CopyProgress {
 
 // tellCopies tells whoever watches how far the copies have come.
 func (l *loop) tellCopies() {
-	out := slices.Clone(l.copy.ended)
+	var out []CopyProgress
 	for _, t := range l.copy.tables {
 		if !t.State.Over() {
 			out = append(out, t.progress())
 		}
 	}
+	n := len(out)
+	for _, t := range l.copy.ended {
+		out = append(out, t.progress())
+	}
+	slices.SortFunc(out[n:], func(a, b CopyProgress) int {
+		return cmp.Or(cmp.Compare(a.Schema, b.Schema), cmp.Compare(a.Table, b.Table))
+	})
 	l.health.copies.Store(&out)
 }
 

@@ -150,7 +150,7 @@ func (l *loop) idleBatch() bool {
 // backfill brings the first copy on, where there is one: chunks that the stream has come far enough for get their place,
 // those that wait get a heartbeat to wait for, and workers their work.
 func (l *loop) backfill(ctx context.Context) error {
-	if l.copy.Wanted == nil {
+	if l.copy.jobs == nil {
 		return nil
 	}
 	if !l.inTx && l.copy.active() && !l.stopping {
@@ -452,7 +452,7 @@ func (l *loop) commit(e *decode.Commit) error {
 func (l *loop) finishDrain(ctx context.Context) error {
 	c := checkpoint.Checkpoint{
 		SystemID: l.system.ID, Timeline: l.system.Timeline, Slot: l.source.Slot, State: checkpoint.Drained,
-		Witness: l.whole, Position: l.position, End: l.whole.End, Copied: l.copiedBatches,
+		Witness: l.whole, Position: l.position, End: l.whole.End, Copied: l.copiedBatches, Copies: l.copy.known,
 	}
 	if err := l.save(ctx, &c); err != nil {
 		return fmt.Errorf("save that the pipeline is drained: %w", err)
@@ -529,7 +529,7 @@ func (l *loop) start(ctx context.Context) error {
 	}
 	c := checkpoint.Checkpoint{
 		SystemID: l.system.ID, Timeline: l.system.Timeline, Slot: l.source.Slot, State: checkpoint.Live,
-		Witness: l.whole, Position: l.position, Copied: l.copiedBatches,
+		Witness: l.whole, Position: l.position, Copied: l.copiedBatches, Copies: l.copy.known,
 	}
 	if l.inTx && (split || l.parts > 0) {
 		if split {

@@ -394,6 +394,7 @@ func (s *session) firstStart(ctx context.Context) (*source.Conn, *source.Stream,
 	}
 	first := checkpoint.Checkpoint{
 		SystemID: s.system.ID, Timeline: s.system.Timeline, Slot: s.source.Slot, State: checkpoint.Creating,
+		Copies: cp == nil || cp.State == checkpoint.Creating || cp.Copies,
 	}
 	if err := s.save(ctx, &first); err != nil {
 		return nil, nil, fmt.Errorf("save that the slot is being created: %w", err)
@@ -574,7 +575,7 @@ func (s *session) steady(ctx context.Context, stream *source.Stream, cp *checkpo
 	} else {
 		defer s.startWatch(ctx, first, added)()
 	}
-	stopCopy, err := l.startCopy(ctx)
+	stopCopy, err := l.startCopy(ctx, added)
 	if err != nil {
 		return err
 	}

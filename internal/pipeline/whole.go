@@ -207,7 +207,7 @@ func (l *loop) takeWhole(ctx context.Context, t *copying) error {
 		}
 		if tab == nil {
 			w.verdict <- false
-			l.end(t, backfill.Cancelled)
+			l.end(t, backfill.Uncaptured)
 			return nil
 		}
 		if err := l.builder.emptied(tab, at, t.Relation, t.Generation, now()); err != nil {
