@@ -29,7 +29,10 @@ func TestBench(t *testing.T) {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	var out bytes.Buffer
-	o := options{changes: 2000, rounds: 1, binary: binary, transport: "unix", timeout: 2 * time.Minute}
+	o := options{
+		changes: 2000, rounds: 1, binary: binary, transport: "unix", timeout: 2 * time.Minute,
+		parts: []string{"stream", "copy", "latency"}, rows: 20_000, workers: []int{2}, rate: 50, quiet: 3 * time.Second,
+	}
 	err := run(t.Context(), o, &out, t.Output())
 	if errors.Is(err, errFake) {
 		t.Skip(err)
@@ -42,21 +45,35 @@ func TestBench(t *testing.T) {
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &r); err != nil {
 		t.Fatalf("%v in %s", err, out.String())
 	}
-	for name, f := range map[string]figures{"walferry": r.Walferry, "pg_recvlogical": r.Yardstick} {
+	if r.Stream == nil || r.Copy == nil || len(r.Latency) != 2 {
+		t.Fatalf("parts are missing: %s", lines[len(lines)-1])
+	}
+	for name, f := range map[string]figures{
+		"walferry": r.Stream.Walferry, "pg_recvlogical": r.Stream.Yardstick, "copy": r.Copy.Walferry[2].figures, "COPY": r.Copy.Yardstick.figures,
+	} {
 		if f.Rate <= 0 || f.CPU <= 0 {
 			t.Errorf("%s: %+v", name, f)
 		}
 	}
-	if r.Walferry.Peak < 5 || r.Walferry.Peak > 1000 || r.Ratio != r.Walferry.Rate/r.Yardstick.Rate {
-		t.Errorf("%+v", r)
+	if s := r.Stream; s.Walferry.Peak < 5 || s.Walferry.Peak > 1000 || s.Ratio != s.Walferry.Rate/s.Yardstick.Rate {
+		t.Errorf("%+v", s)
+	}
+	if c := r.Copy; c.Walferry[2].Server <= 0 || c.Ratio[2] != c.Walferry[2].Rate/c.Yardstick.Rate {
+		t.Errorf("%+v", c)
 	}
 }
 
 func TestBadOptions(t *testing.T) {
-	for _, o := range []options{
-		{changes: 15, rounds: 1, transport: "tcp"}, {changes: 10, transport: "tcp"}, {changes: 10, rounds: 1, transport: "udp"},
-		{changes: 10, rounds: 1, transport: "tcp", binary: filepath.Join(t.TempDir(), "none")},
+	for _, change := range []func(*options){
+		func(o *options) { o.changes = 15 }, func(o *options) { o.rounds = 0 }, func(o *options) { o.transport = "udp" },
+		func(o *options) { o.binary = filepath.Join(t.TempDir(), "none") }, func(o *options) { o.parts = []string{"other"} },
+		func(o *options) { o.workers = []int{1, 0} }, func(o *options) { o.rows = 0 }, func(o *options) { o.rate = 0 },
 	} {
+		o := options{changes: 10, rounds: 1, transport: "tcp", binary: os.Args[0], rows: 1, rate: 1, workers: []int{1}}
+		if err := o.validate(); err != nil {
+			t.Fatal(err)
+		}
+		change(&o)
 		if err := run(t.Context(), o, io.Discard, io.Discard); err == nil {
 			t.Errorf("%+v was taken", o)
 		}

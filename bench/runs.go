@@ -40,6 +40,8 @@ type bed struct {
 	broker   *testbed.Broker
 	client   *kafka.Client
 	end      string // WAL position behind the last change
+	resident int    // processes of Postgres that serve no connection
+	written  int    // runs with a writer so far
 }
 
 var errFake = errors.New("figures of kfake say nothing: install Java 17 and Maven (Debian: default-jdk-headless maven)")
@@ -58,6 +60,7 @@ func open(ctx context.Context, o options, progress io.Writer) (_ *bed, err error
 	say("starting Postgres and Kafka")
 	b.postgres, err = pgserver.Start(ctx, pgserver.Config{Version: o.postgres, Progress: progress, Settings: map[string]string{
 		"shared_buffers": "256MB", "max_wal_size": "8GB", "logical_decoding_work_mem": "64MB",
+		"autovacuum": "off", // the server does what it is measured for
 		// The clock of a run starts with this line of the log: %n is Unix time in milliseconds.
 		"log_replication_commands": "on", "log_line_prefix": "%n ",
 	}})
@@ -76,23 +79,24 @@ func open(ctx context.Context, o options, progress io.Writer) (_ *bed, err error
 	if err := testbed.OpenShop(ctx, b.postgres); err != nil {
 		return nil, err
 	}
-	say("writing %d changes", o.changes)
+	return b, nil
+}
+
+// changes makes the slot full of changes.
+func (b *bed) changes(ctx context.Context) error {
 	owner := b.postgres.DSN(testbed.Shop, testbed.Owner)
 	if err := testbed.Exec(ctx, owner, script, fmt.Sprintf("CALL load_orders(-50, 0, %d)", seed),
 		"CREATE PUBLICATION bench FOR TABLE orders WITH (publish_via_partition_root = true)"); err != nil {
-		return nil, err
+		return err
 	}
 	admin := b.postgres.DSN(testbed.Shop, testbed.Superuser)
 	if err := testbed.Exec(ctx, admin, "SELECT pg_create_logical_replication_slot('"+base+"', 'pgoutput')"); err != nil {
-		return nil, err
+		return err
 	}
-	if err := testbed.Exec(ctx, owner, "SET synchronous_commit = off", fmt.Sprintf("CALL load_orders(0, %d, %d)", o.changes/10, seed)); err != nil {
-		return nil, err
+	if err := testbed.Exec(ctx, owner, "SET synchronous_commit = off", fmt.Sprintf("CALL load_orders(0, %d, %d)", b.o.changes/10, seed)); err != nil {
+		return err
 	}
-	if err := b.settle(ctx, admin); err != nil {
-		return nil, err
-	}
-	return b, nil
+	return b.settle(ctx, admin)
 }
 
 // settle notes where the changes end and leaves a server that has nothing else to do.
@@ -137,11 +141,16 @@ func (b *bed) withSlot(ctx context.Context, name string, f func() error) (err er
 		return err
 	}
 	defer func() {
-		// The walsender may need a moment to see that its client has gone.
-		drop := fmt.Sprintf("SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots WHERE slot_name = '%s' AND active_pid IS NOT NULL", name)
-		err = errors.Join(err, testbed.Exec(context.WithoutCancel(ctx), admin, drop, fmt.Sprintf("SELECT pg_drop_replication_slot('%s')", name)))
+		err = errors.Join(err, b.dropSlot(context.WithoutCancel(ctx), name))
 	}()
 	return f()
+}
+
+// dropSlot drops a slot whose reader has ended.
+func (b *bed) dropSlot(ctx context.Context, name string) error {
+	// The walsender may need a moment to see that its client has gone.
+	wait := fmt.Sprintf("SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots WHERE slot_name = '%s' AND active_pid IS NOT NULL", name)
+	return testbed.Exec(ctx, b.postgres.DSN(testbed.Shop, testbed.Superuser), wait, fmt.Sprintf("SELECT pg_drop_replication_slot('%s')", name))
 }
 
 // dsn is how the measured program reaches the database.
@@ -234,8 +243,7 @@ func (b *bed) walferry(ctx context.Context, round int, profile bool) (f figures,
 	if err != nil {
 		return f, err
 	}
-	file := filepath.Join(b.dir, slot+".yml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, `
+	text := fmt.Sprintf(`
 name: %[1]s
 source:
   dsn: %[2]q
@@ -246,11 +254,8 @@ kafka:
   brokers: [%[3]q]
 registry: {listen: %[4]q, topic: %[1]s.schemas}
 admin: {listen: %[5]q, pprof: %[6]v}
-`, slot, b.dsn(), b.broker.Addr, registry, admin, profile), 0o600); err != nil {
-		return f, err
-	}
+`, slot, b.dsn(), b.broker.Addr, registry, admin, profile)
 	// The topic is there beforehand with the shipped number of partitions, so that the consumer need not look for it.
-	const partitions = 6
 	topic := slot + ".public.orders"
 	if err := b.client.CreateTopic(ctx, topic, partitions, 1, map[string]string{"cleanup.policy": "delete"}); err != nil {
 		return f, err
@@ -261,20 +266,9 @@ admin: {listen: %[5]q, pprof: %[6]v}
 	}
 	defer c.client.Close()
 	err = b.withSlot(ctx, slot, func() error {
-		cmd := exec.Command(b.o.binary, "run", "--config", file)
-		log := filepath.Join(b.dir, slot+".log")
-		said, err := os.Create(log)
+		cmd, p, failed, err := b.start(slot, text)
 		if err != nil {
 			return err
-		}
-		cmd.Stderr = said
-		p, err := proc.Start(cmd, syscall.SIGKILL)
-		if err := errors.Join(err, said.Close()); err != nil {
-			return err
-		}
-		failed := func(err error) error {
-			b, rerr := os.ReadFile(log)
-			return errors.Join(fmt.Errorf("%w; walferry said:\n%s", err, b[max(0, len(b)-4000):]), rerr, p.Stop(syscall.SIGKILL, time.Minute))
 		}
 		reading, stop := context.WithCancelCause(ctx)
 		defer stop(nil)
@@ -331,6 +325,32 @@ admin: {listen: %[5]q, pprof: %[6]v}
 		return err
 	})
 	return f, err
+}
+
+// partitions is the shipped number of a topic's.
+const partitions = 6
+
+// start starts walferry with a configuration. failed ends it and adds what it said to an error.
+func (b *bed) start(name, config string) (cmd *exec.Cmd, p *proc.Process, failed func(error) error, err error) {
+	file := filepath.Join(b.dir, name+".yml")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		return nil, nil, nil, err
+	}
+	cmd = exec.Command(b.o.binary, "run", "--config", file)
+	log := filepath.Join(b.dir, name+".log")
+	said, err := os.Create(log)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	cmd.Stderr = said
+	p, err = proc.Start(cmd, syscall.SIGKILL)
+	if err := errors.Join(err, said.Close()); err != nil {
+		return nil, nil, nil, err
+	}
+	return cmd, p, func(err error) error {
+		b, rerr := os.ReadFile(log)
+		return errors.Join(fmt.Errorf("%w; walferry said:\n%s", err, b[max(0, len(b)-4000):]), rerr, p.Stop(syscall.SIGKILL, time.Minute))
+	}, nil
 }
 
 // fetchProfile asks until the listener is up.
