@@ -563,7 +563,11 @@ func (l *loop) hold(t *copying, err error) {
 		wait = l.copy.tryMended()
 	}
 	t.after = time.Now().Add(wait)
-	if text := err.Error(); text != t.held {
+	text := err.Error()
+	if remedy := source.Hint(err); remedy != "" {
+		text += "; " + remedy
+	}
+	if text != t.held {
 		t.held = text
 		l.log.Warn("the copy of a table waits; the stream goes on", "table", t.name(), "reason", err, "remedy", source.Hint(err))
 	}
@@ -591,6 +595,7 @@ func (l *loop) unread(t *copying) {
 		for _, j := range r.pending {
 			drop(j)
 		}
+		r.pending = nil // whoever goes through the ranges finds nothing of this one
 	}
 	if t.queued != nil {
 		drop(t.queued)

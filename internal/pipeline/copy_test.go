@@ -317,3 +317,43 @@ func (b *bed) holdsKeyless(table string) {
 		b.t.Errorf("%s: %d kinds of rows differ, %d are too many, of %d rows; it was emptied %d times", table, wrong, len(count), total, emptied/3)
 	}
 }
+
+// TestCopyHeld: a row that cannot be published holds up the copy of its table with all that was read behind it, and neither the
+// stream nor another table. When it is mended the copy goes on from there.
+func TestCopyHeld(t *testing.T) {
+	pg := testbed.Postgres(t, "")
+	b := newBed(t, pg, testbed.Kafka(t), "held")
+	b.copying(2, 8<<10)
+	pg.Exec(testbed.Owner,
+		`CREATE TABLE item (id int PRIMARY KEY, n numeric(8,2), pad text)`,
+		`INSERT INTO item SELECT i, CASE i WHEN 700 THEN 'NaN'::numeric END, repeat('x', 50) FROM generate_series(1, 2000) i`,
+		`CREATE TABLE other (id int PRIMARY KEY)`, `INSERT INTO other SELECT generate_series(1, 500)`,
+		`GRANT SELECT ON ALL TABLES IN SCHEMA public TO `+testbed.Reader)
+	b.publish("item, other")
+	r := b.start()
+	held := func() string {
+		for _, c := range r.Health().Copies {
+			if c.Table == "item" {
+				return c.Waits
+			}
+		}
+		return ""
+	}
+	b.await("the copy of item to be held", r, func() bool { return held() != "" })
+	if text := held(); !strings.Contains(text, "NaN") || !strings.Contains(text, "id=700") {
+		t.Errorf("it waits for %q", text)
+	}
+	pg.Exec(testbed.Owner, `INSERT INTO item VALUES (5000, NULL, 'new')`, `INSERT INTO other VALUES (5000)`, `UPDATE item SET pad = 'changed' WHERE id < 800 AND id <> 700`)
+	b.caughtUp(r)
+	if c := b.copies(t.Context())["item"]; c.Rows == 0 || c.Rows >= 700 || c.State.Over() {
+		t.Errorf("before the row it cannot publish: %+v", c)
+	}
+	if c := b.copied(1)["other"]; c.State != backfill.Done {
+		t.Errorf("the other table: %+v", c)
+	}
+	pg.Exec(testbed.Owner, `UPDATE item SET n = NULL WHERE id = 700`)
+	b.copied(2)
+	b.caughtUp(r)
+	b.holdsTable("item")
+	b.holdsTable("other")
+}

@@ -632,7 +632,10 @@ func (l *loop) stopAt(t *table, c *decode.Change, err error) error {
 	var value *schema.ValueError
 	var large *sink.TooLargeError
 	var unreadable *source.UnreadableRowError
-	e := &StopError{Table: c.Relation.String(), Key: t.keyText(c), Position: c.Position.String(), Err: err}
+	e := &StopError{Table: c.Relation.String(), Key: t.keyText(c), Err: err}
+	if c.Op != decode.Read {
+		e.Position = c.Position.String()
+	}
 	switch {
 	case errors.As(err, &value):
 		if value.NeedsText && !l.textMode {

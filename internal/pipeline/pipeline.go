@@ -400,7 +400,7 @@ func Dependency(err error) string {
 type StopError struct {
 	Table    string
 	Key      string // the row's key columns, for a person to find it; never other values
-	Position string
+	Position string // "" for a row that a copy has read, which stops that copy alone
 	Err      error
 	Remedy   string
 }
@@ -410,11 +410,15 @@ func (e *StopError) Error() string {
 	if e.Key != "" {
 		at += ", key " + e.Key
 	}
+	reason := e.Err.Error()
 	if value, ok := errors.AsType[*schema.ValueError](e.Err); ok {
 		at += fmt.Sprintf(", column %s (%s)", value.Column, value.Type)
-		return fmt.Sprintf("the stream stops before a change that cannot be published (%s, position %s): %s", at, e.Position, value.Reason)
+		reason = value.Reason
 	}
-	return fmt.Sprintf("the stream stops before a change that cannot be published (%s, position %s): %v", at, e.Position, e.Err)
+	if e.Position == "" {
+		return fmt.Sprintf("a row that was read cannot be published (%s): %s", at, reason)
+	}
+	return fmt.Sprintf("the stream stops before a change that cannot be published (%s, position %s): %s", at, e.Position, reason)
 }
 func (e *StopError) Unwrap() error { return e.Err }
 

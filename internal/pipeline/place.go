@@ -51,7 +51,7 @@ func (l *loop) placeChunk(ctx context.Context, t *copying, r *copyRange, j *copy
 	defer l.copy.release(j)
 	p := placing{loop: l, t: t, r: r, j: j}
 	if err := p.place(ctx); err != nil {
-		if retryable(err) || errors.Is(err, errTextMode) {
+		if !errors.Is(err, errNotCaptured) && retryable(err) || errors.Is(err, errTextMode) {
 			return err
 		}
 		p.down()
@@ -134,8 +134,11 @@ func (p *placing) place(ctx context.Context) (err error) {
 	}
 	// Behind everything of the newest transaction, before anything of the next one.
 	p.at = decode.Position{Commit: p.whole.Commit, Change: p.whole.End}
-	if p.table, err = p.loop.table(ctx, p.rel, p.at); err != nil || p.table == nil {
+	if p.table, err = p.loop.table(ctx, p.rel, p.at); err != nil {
 		return err
+	}
+	if p.table == nil {
+		return errNotCaptured
 	}
 	kind := decode.Binary
 	if p.textMode {
@@ -266,6 +269,9 @@ func identity(n int) []int {
 	}
 	return out
 }
+
+// errNotCaptured holds up a copy until the list of tables ends it: placed, its rows would count as copied.
+var errNotCaptured = errors.New("the table is not captured any more")
 
 // sealCopies puts the copies that are to be saved with a batch into it.
 func (l *loop) sealCopies(s *sealed) error {
