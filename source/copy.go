@@ -49,7 +49,7 @@ type orderColumn struct {
 	name, typ                     string // the column, quoted, with its collation; its type
 	oid                           uint32
 	less, upTo, equal, from, more string // <, <=, =, >= and > as OPERATOR(…)
-	desc                          bool
+	desc, nullsFirst              bool
 }
 
 // CopyTable describes a published table; a *TableMissingError where the publication does not have it.
@@ -139,7 +139,7 @@ func (c *Catalog) order(ctx context.Context, conn *pgx.Conn, t *CopyTable, index
 			AND m.amoprighttype = k.opcintype AND m.amopstrategy = %d)`, strategy)
 	}
 	rows, err := conn.Query(ctx, `SELECT a.attname::text, quote_ident(a.attname) || coalesce(' COLLATE ' || quote_ident(cn.nspname) || '.' || quote_ident(co.collname), ''),
-		format_type(a.atttypid, -1), a.atttypid, u.option & 1 = 1,
+		format_type(a.atttypid, -1), a.atttypid, u.option & 1 = 1, u.option & 2 = 2,
 		`+operator(1)+`, `+operator(2)+`, `+operator(3)+`, `+operator(4)+`, `+operator(5)+`
 		FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[], i.indoption::int2[]) WITH ORDINALITY u(attnum, class, coll, option, n)
 		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.attnum JOIN pg_opclass k ON k.oid = u.class
@@ -150,7 +150,7 @@ func (c *Catalog) order(ctx context.Context, conn *pgx.Conn, t *CopyTable, index
 	}
 	var name string
 	var o orderColumn
-	_, err = pgx.ForEachRow(rows, []any{&name, &o.name, &o.typ, &o.oid, &o.desc, &o.less, &o.upTo, &o.equal, &o.from, &o.more}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &o.name, &o.typ, &o.oid, &o.desc, &o.nullsFirst, &o.less, &o.upTo, &o.equal, &o.from, &o.more}, func() error {
 		i := slices.IndexFunc(t.Relation.Columns, func(c decode.Column) bool { return c.Name == name })
 		if i < 0 {
 			return fmt.Errorf("column %s of the key of table %s is not published", name, t.Relation)
@@ -305,10 +305,49 @@ func (r *CopyConn) Fence(ctx context.Context) (uint64, error) {
 	return strconv.ParseUint(text, 10, 64)
 }
 
-// Split returns at most n-1 keys that lie about evenly in a part's order, from a sample of its pages.
-func (r *CopyConn) Split(ctx context.Context, t *CopyTable, part CopyPart, n int) ([]decode.Tuple, error) {
-	if n < 2 || !t.CanSplit() {
-		return nil, nil
+// Bounds cuts each part of a table into ranges that hold about as much each, by a sample of its pages: the keys at which
+// they end, in their order. The last one is the greatest key that is there. What comes behind it later is on the stream, since
+// everything that was written before the fence has ended by then. Where no one comparison bounds a range the end is nil: there is
+// one, and it is open. A part without rows has none. n says how many ranges a part shall have.
+//
+// The error is a *FenceError while a transaction is open that is older than the fence, and a *TableChangedError.
+func (r *CopyConn) Bounds(ctx context.Context, t *CopyTable, fence uint64, timeout time.Duration, n func(CopyPart) int) ([][]decode.Tuple, error) {
+	out := make([][]decode.Tuple, len(t.Parts))
+	if !t.CanSplit() {
+		for i := range out {
+			out[i] = []decode.Tuple{nil}
+		}
+		return out, nil
+	}
+	names := make([]string, len(t.Parts))
+	for i, p := range t.Parts {
+		names[i] = "ONLY " + p.Name
+	}
+	err := r.begin(ctx, timeout, names...)
+	if err == nil {
+		_, _, err = r.snapshot(ctx, t, fence)
+	}
+	for i, p := range t.Parts {
+		if err == nil {
+			out[i], err = r.bounds(ctx, t, p, n(p))
+		}
+	}
+	if err != nil {
+		return nil, r.failed(ctx, t, err)
+	}
+	r.End(ctx)
+	return out, nil
+}
+
+func (r *CopyConn) bounds(ctx context.Context, t *CopyTable, part CopyPart, n int) ([]decode.Tuple, error) {
+	columns := make([]string, len(t.order))
+	for i, o := range t.order {
+		columns[i] = o.name
+	}
+	list := strings.Join(columns, ", ")
+	last, err := r.keys(ctx, "SELECT "+list+" FROM ONLY "+part.Name+" ORDER BY "+orderBy(t.order, "", true)+" LIMIT 1")
+	if err != nil || len(last) == 0 || n < 2 {
+		return last, err
 	}
 	const pages = 400
 	percent := min(100, pages*100*8192/max(float64(part.Bytes), 1))
@@ -316,23 +355,28 @@ func (r *CopyConn) Split(ctx context.Context, t *CopyTable, part CopyPart, n int
 	for i, o := range t.order {
 		keys[i], places[i] = fmt.Sprintf("%s AS k%d", o.name, i+1), fmt.Sprintf("k%d", i+1)
 	}
-	sql := fmt.Sprintf(`SELECT %[1]s FROM (SELECT *, row_number() OVER (ORDER BY %[2]s) AS n, count(*) OVER () AS rows
+	out, err := r.keys(ctx, fmt.Sprintf(`SELECT %[1]s FROM (SELECT *, row_number() OVER (ORDER BY %[2]s) AS n, count(*) OVER () AS rows
 		FROM (SELECT %[3]s FROM ONLY %[4]s TABLESAMPLE SYSTEM (%[5]g)) s) s
 		WHERE n IN (SELECT rows * i / %[6]d FROM generate_series(1, %[6]d - 1) i) ORDER BY n`,
-		strings.Join(places, ", "), orderBy(t.order, "k%d"), strings.Join(keys, ", "), part.Name, percent, n)
-	out := r.conn.PgConn().ExecParams(ctx, sql, nil, nil, nil, []int16{r.format()}).Read()
-	if out.Err != nil {
-		return nil, r.cat.wrap(ctx, "sample a table", out.Err, r.conn)
+		strings.Join(places, ", "), orderBy(t.order, "k%d", false), strings.Join(keys, ", "), part.Name, percent, n))
+	return append(out, last...), err
+}
+
+// keys are the rows of a query that asks for keys.
+func (r *CopyConn) keys(ctx context.Context, sql string) ([]decode.Tuple, error) {
+	res := r.conn.PgConn().ExecParams(ctx, sql, nil, nil, nil, []int16{r.format()}).Read()
+	if res.Err != nil {
+		return nil, res.Err
 	}
-	var bounds []decode.Tuple
-	for _, row := range out.Rows {
+	var out []decode.Tuple
+	for _, row := range res.Rows {
 		key := make(decode.Tuple, len(row))
 		for i, v := range row {
 			key[i] = decode.Datum{Kind: r.kind(), Data: v}
 		}
-		bounds = append(bounds, key)
+		out = append(out, key)
 	}
-	return bounds, nil
+	return out, nil
 }
 
 func (r *CopyConn) kind() decode.Kind {
@@ -350,17 +394,21 @@ func (r *CopyConn) format() int16 {
 }
 
 // orderBy is the order of an index over columns whose names name gives: %d stands for a column's number, "" for its own name.
-func orderBy(order []orderColumn, name string) string {
+func orderBy(order []orderColumn, name string, reverse bool) string {
 	var out []string
 	for i, o := range order {
-		column, by := o.name, o.less
+		column, by, nulls := o.name, o.less, "LAST"
 		if name != "" {
 			column = fmt.Sprintf(name, i+1)
 		}
-		if o.desc {
+		if o.desc != reverse {
 			by = o.more
 		}
-		out = append(out, column+" USING "+by)
+		// There are none, but an index in another order than this would not be used.
+		if o.nullsFirst != reverse {
+			nulls = "FIRST"
+		}
+		out = append(out, column+" USING "+by+" NULLS "+nulls)
 	}
 	return strings.Join(out, ", ")
 }
@@ -694,7 +742,7 @@ func (r *CopyConn) query(q *ChunkQuery, from string, after, to []string, keys []
 		return read(columns)
 	}
 	limit := " LIMIT " + strconv.Itoa(q.Rows)
-	ordered := " ORDER BY " + orderBy(t.order, "") + limit
+	ordered := " ORDER BY " + orderBy(t.order, "", false) + limit
 	switch {
 	case keys != nil:
 		var any []string
@@ -737,7 +785,7 @@ func (r *CopyConn) query(q *ChunkQuery, from string, after, to []string, keys []
 		o := t.order[n-1]
 		parts = append(parts, "("+read(inner, append(conds, o.name+" "+o.behind()+" "+after[n-1])...)+ordered+")")
 	}
-	return "SELECT " + strings.Join(outer, ", ") + " FROM (" + strings.Join(parts, " UNION ALL ") + ") AS p ORDER BY " + orderBy(t.order, "k%d") + limit
+	return "SELECT " + strings.Join(outer, ", ") + " FROM (" + strings.Join(parts, " UNION ALL ") + ") AS p ORDER BY " + orderBy(t.order, "k%d", false) + limit
 }
 
 // rowCompare compares the key of a row with values by one operator, from left to right.

@@ -43,7 +43,7 @@ const (
 	copyAfter     = 10 * time.Second       // between two tries of what somebody has to mend
 	copyNoteBytes = 32 << 20               // of one table's notes
 	copyQueue     = 10_000                 // keys that are read by themselves; with more the copy begins anew
-	copyQueueRead = 500                    // of them in one chunk
+	copyQueueRead = 500                    // of them in one chunk, at most
 	rangeBytes    = 64 << 20               // of a table to which a range of its own is given
 )
 
@@ -84,6 +84,7 @@ type copying struct {
 	epoch    int              // a job of an older one is forgotten
 	queueing bool             // a chunk of queued keys is with a worker or waits
 	queued   *copyJob         // the one that waits
+	ask      int              // how many queued keys the next one is to read; 0 for the first one
 	whole    *whole           // of a table without a key; nil for the others
 	dirty    bool
 }
@@ -106,15 +107,15 @@ type copyJob struct {
 	floor   *decode.Snapshot   // one that the chunk's is not older than
 	query   *source.ChunkQuery // nil for anything but a chunk
 	look    uint32             // the table to look at
-	fence   bool               // take a fence, and split the table if split is set
-	split   bool
+	fence   bool               // take a fence
+	split   bool               // cut the table into ranges
 	buffer  []byte
 	whole   *whole
 	piece   bool // of a table without a key: one piece of its rows
 
 	tables []source.Table
 	table  *source.CopyTable
-	xid    uint64
+	xid    uint64 // the fence
 	ranges []backfill.Range
 	chunk  *source.Chunk
 	err    error
@@ -261,7 +262,10 @@ func (c *copier) next(t *copying, now time.Time) *copyJob {
 		return &copyJob{copying: t, epoch: t.epoch, table: t.table, whole: t.whole}
 	case t.fence == 0:
 		t.asking = true
-		return &copyJob{copying: t, epoch: t.epoch, table: t.table, fence: true, split: t.Ranges == nil}
+		return &copyJob{copying: t, epoch: t.epoch, fence: true}
+	case t.Ranges == nil:
+		t.asking = true
+		return &copyJob{copying: t, epoch: t.epoch, table: t.table, split: true, xid: t.fence}
 	case len(c.buffers) == 0:
 		return nil
 	}
@@ -276,9 +280,10 @@ func (c *copier) next(t *copying, now time.Time) *copyJob {
 	}
 	if t.RangesDone() && !t.queueing && len(t.notes.Moved()) > 0 {
 		t.queueing = true
-		q := &source.ChunkQuery{Rows: copyQueueRead}
+		t.ask = cmp.Or(t.ask, copyQueueRead)
+		q := &source.ChunkQuery{}
 		for _, k := range t.notes.Moved() {
-			if q.Keys = append(q.Keys, decode.Tuple(k)); len(q.Keys) == copyQueueRead {
+			if q.Keys = append(q.Keys, decode.Tuple(k)); len(q.Keys) == t.ask {
 				break
 			}
 		}
@@ -353,9 +358,9 @@ func (s *session) work(ctx context.Context, conn *source.CopyConn, j *copyJob) {
 	case j.fence:
 		hit("copy-fence")
 		// The table's changes are noted by now, so what was delivered before has a lower XID.
-		if j.xid, j.err = conn.Fence(ctx); j.err == nil && j.split {
-			j.ranges, j.err = split(ctx, conn, j.table, &s.cfg.Copy)
-		}
+		j.xid, j.err = conn.Fence(ctx)
+	case j.split:
+		j.ranges, j.err = split(ctx, conn, j, &s.cfg.Copy)
 	case j.whole != nil:
 		j.err = j.whole.read(ctx, conn, j, s.copyResults)
 	default:
@@ -366,18 +371,19 @@ func (s *session) work(ctx context.Context, conn *source.CopyConn, j *copyJob) {
 }
 
 // split cuts a table into ranges that are read beside each other.
-func split(ctx context.Context, conn *source.CopyConn, t *source.CopyTable, c *Copy) ([]backfill.Range, error) {
+func split(ctx context.Context, conn *source.CopyConn, j *copyJob, c *Copy) ([]backfill.Range, error) {
+	bounds, err := conn.Bounds(ctx, j.table, j.xid, copyTimeout, func(p source.CopyPart) int {
+		return min(4*c.Workers, 1+int(p.Bytes/c.rangeBytes()))
+	})
+	if err != nil {
+		return nil, err
+	}
 	out := []backfill.Range{}
-	for _, p := range t.Parts {
-		n := min(4*c.Workers, 1+int(p.Bytes/c.rangeBytes()))
-		bounds, err := conn.Split(ctx, t, p, n)
-		if err != nil {
-			return nil, err
-		}
+	for i, p := range j.table.Parts {
 		var from backfill.Key
-		for _, b := range append(bounds, nil) {
-			out = append(out, backfill.Range{Relation: p.Relation, After: from, To: backfill.Key(b)})
-			from = backfill.Key(b)
+		for _, to := range bounds[i] {
+			out = append(out, backfill.Range{Relation: p.Relation, After: from, To: backfill.Key(to)})
+			from = backfill.Key(to)
 		}
 	}
 	return out, nil
@@ -423,13 +429,20 @@ func (l *loop) answered(j *copyJob) error {
 		l.looked(t, j.table)
 		return nil
 	case j.fence:
-		l.fencedOff(t, j)
+		t.fence = j.xid
+		l.enter(t)
+		return nil
+	case j.split:
+		l.cut(t, j.ranges)
 		return nil
 	}
 	t.newest = &j.chunk.Snapshot
 	c.pending++
 	if j.rng == nil {
 		t.queued = j
+		if t.ask = min(copyQueueRead, 2*t.ask); j.chunk.Cut {
+			t.ask = max(1, j.chunk.Rows)
+		}
 		return nil
 	}
 	r := j.rng
@@ -710,14 +723,12 @@ func (l *loop) anew(t *copying, why string) {
 	l.copy.save(t)
 }
 
-// fencedOff takes the fence, and the ranges where there were none.
-func (l *loop) fencedOff(t *copying, j *copyJob) {
-	t.fence = j.xid
-	if t.Ranges == nil {
-		t.Ranges, t.State, t.Started = j.ranges, backfill.Copying, now()
-		l.copy.save(t)
-	}
+// cut takes the ranges of a table.
+func (l *loop) cut(t *copying, ranges []backfill.Range) {
+	t.Ranges, t.State, t.Started = ranges, backfill.Copying, now()
+	l.copy.save(t)
 	l.enter(t)
+	l.finishCopy(t) // there may be no row
 }
 
 // enter begins to read each range behind what of it has its place.
@@ -749,6 +760,7 @@ func (l *loop) note(c *decode.Change, covered bool) (contained bool, err error) 
 		return false, nil
 	}
 	if t.whole != nil {
+		t.streamed = c.Relation
 		return t.whole.contains(l.builder.tx.XID), nil
 	}
 	if c.Relation != t.streamed {

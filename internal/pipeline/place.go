@@ -64,8 +64,10 @@ func (l *loop) placeChunk(ctx context.Context, t *copying, r *copyRange, j *copy
 	t.Bytes += int64(len(j.chunk.Data))
 	if r == nil {
 		t.queueing = false
-		for _, k := range j.query.Keys {
-			t.notes.Asked(&j.chunk.Snapshot, backfill.Key(k))
+		if !j.chunk.Cut { // or the rows of some of them were not read, and nobody knows of which
+			for _, k := range j.query.Keys {
+				t.notes.Asked(&j.chunk.Snapshot, backfill.Key(k))
+			}
 		}
 	} else {
 		saved := &t.Ranges[r.index]
@@ -183,7 +185,7 @@ func (p *placing) last() bool {
 	if p.t.whole != nil {
 		return p.final
 	}
-	if p.r != nil && !(p.r.read && len(p.r.pending) == 0) {
+	if p.r == nil && p.j.chunk.Cut || p.r != nil && !(p.r.read && len(p.r.pending) == 0) {
 		return false
 	}
 	for i := range p.t.Ranges {
