@@ -14,5 +14,5 @@
 // must not pass.
 //
 // With the variable WALFERRY_FAILPOINT_TRACE such a build also notes in a file which places it has reached (Trace), so that a
-// test which kills the process at a random moment can tell where that was.
+// test which kills the process at a random moment can tell where that was. Add notes an amount there, for example of rows.
 package failpoint

@@ -7,3 +7,6 @@ const Enabled = false
 
 // Hit does nothing in this build.
 func Hit(string) {}
+
+// Add does nothing in this build.
+func Add(string, int) {}

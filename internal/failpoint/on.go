@@ -37,6 +37,15 @@ type line struct {
 
 // Hit acts as WALFERRY_FAILPOINTS says for this name.
 func Hit(name string) {
+	reach(name, 1)
+}
+
+// Add adds n to the hits of a name in the trace: for what is counted, where Hit is for what is done. Actions are not for it.
+func Add(name string, n int) {
+	reach(name, n)
+}
+
+func reach(name string, n int) {
 	once.Do(func() {
 		var err error
 		if points, err = parse(os.Getenv(Variable)); err != nil {
@@ -50,7 +59,7 @@ func Hit(name string) {
 	})
 	mu.Lock()
 	if trace != nil {
-		note(name)
+		note(name, n)
 	}
 	p := points[name]
 	act := p != nil && p.due()
@@ -60,8 +69,8 @@ func Hit(name string) {
 	}
 }
 
-// note writes the place's line. The caller holds mu.
-func note(name string) {
+// note adds to the place's line. The caller holds mu.
+func note(name string, n int) {
 	l := lines[name]
 	if l == nil {
 		if len(name) > traceName {
@@ -70,7 +79,7 @@ func note(name string) {
 		l = &line{offset: int64(len(lines)) * traceLine}
 		lines[name] = l
 	}
-	l.hits++
+	l.hits += uint64(n)
 	number++
 	if _, err := trace.WriteAt(traced(name, l.hits, number), l.offset); err != nil {
 		fail("%s: %v", TraceVariable, err)

@@ -84,6 +84,7 @@ func TestTrace(t *testing.T) {
 			Hit("first")
 			Hit("pipeline/second")
 			Hit("third")
+			Add("rows", 500)
 		}
 		t.Fatal("still alive")
 	}
@@ -111,7 +112,7 @@ func TestTrace(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err == nil || len(out) > 0 {
 		t.Fatalf("child ended with %v, want a signal; output %q", err, out)
 	}
-	for name, want := range map[string]Place{"first": {2, 4}, "pipeline/second": {2, 5}, "third": {1, 3}, "fourth": {}} {
+	for name, want := range map[string]Place{"first": {2, 5}, "pipeline/second": {2, 6}, "third": {1, 3}, "rows": {500, 4}, "fourth": {}} {
 		if got := at(name); got != want {
 			t.Errorf("%s: %+v, want %+v", name, got, want)
 		}

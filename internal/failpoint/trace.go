@@ -46,7 +46,7 @@ func (t *Trace) Close() error { return t.file.Close() }
 
 // Place is a line of a trace. The zero value is a place that was not reached.
 type Place struct {
-	Hits   uint64 // how often it was reached
+	Hits   uint64 // how often it was reached, or the sum of what Add has added
 	Number uint64 // of its last Hit, counted from 1 over all places
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"walferry/decode"
 	"walferry/internal/backfill"
+	"walferry/internal/failpoint"
 	"walferry/source"
 )
 
@@ -64,6 +65,7 @@ type copier struct {
 	buffers [][]byte // free ones
 	pending int      // chunks that were read and wait for their place
 	dirty   bool     // some copying is to be saved
+	read    int      // rows of chunks that were dealt with since the last seal, left out ones included
 	begun   bool     // a row was placed in this run of copies: the next one is not the first
 }
 
@@ -112,6 +114,7 @@ type copyJob struct {
 	buffer  []byte
 	whole   *whole
 	piece   bool // of a table without a key: one piece of its rows
+	waits   bool // the chunk was read, and the stream has not come to its place yet
 
 	tables []source.Table
 	table  *source.CopyTable
@@ -303,6 +306,13 @@ func (c *copier) chunk(t *copying, r *copyRange, q *source.ChunkQuery) *copyJob 
 
 func (c *copier) chunkBytes() int { return c.BufferBytes / (2 * c.Workers) }
 
+// waited says that a chunk waits for the stream no more.
+func (j *copyJob) waited() {
+	if j.waits {
+		hit("chunk-waited")
+	}
+}
+
 // release gives a job's buffer back, unless one large row has made it too large to keep.
 func (c *copier) release(j *copyJob) {
 	b := j.buffer
@@ -365,7 +375,9 @@ func (s *session) work(ctx context.Context, conn *source.CopyConn, j *copyJob) {
 		j.err = j.whole.read(ctx, conn, j, s.copyResults)
 	default:
 		hit("chunk-begin")
-		j.chunk, j.err = conn.Chunk(ctx, j.query, j.buffer)
+		if j.chunk, j.err = conn.Chunk(ctx, j.query, j.buffer); j.err == nil {
+			failpoint.Add("pipeline/chunk-rows", j.chunk.Rows)
+		}
 		hit("chunk-read")
 	}
 }
@@ -438,6 +450,9 @@ func (l *loop) answered(j *copyJob) error {
 	}
 	t.newest = &j.chunk.Snapshot
 	c.pending++
+	if j.waits = j.chunk.LSN > l.delivered; j.waits {
+		hit("chunk-pending")
+	}
 	if j.rng == nil {
 		t.queued = j
 		if t.ask = min(copyQueueRead, 2*t.ask); j.chunk.Cut {
@@ -601,6 +616,7 @@ func (l *loop) unread(t *copying) {
 	t.epoch++
 	t.asking, t.queueing = false, false
 	drop := func(j *copyJob) {
+		j.waited()
 		l.copy.release(j)
 		l.copy.pending--
 	}

@@ -48,6 +48,7 @@ func (l *loop) place(ctx context.Context) error {
 // published holds up the copy of its table, and nothing else: the stream goes on, and what came before the row has its place.
 func (l *loop) placeChunk(ctx context.Context, t *copying, r *copyRange, j *copyJob) error {
 	l.copy.pending--
+	j.waited()
 	defer l.copy.release(j)
 	p := placing{loop: l, t: t, r: r, j: j}
 	if err := p.place(ctx); err != nil {
@@ -163,6 +164,7 @@ func (p *placing) place(ctx context.Context) (err error) {
 			var verdict backfill.Verdict
 			if verdict, row = p.t.notes.Row(&p.j.chunk.Snapshot, row, p.t.table.Key); over || verdict == backfill.Older {
 				p.t.Newer++
+				p.copy.read++
 				continue
 			}
 		}
@@ -244,6 +246,7 @@ func (p *placing) append(ctx context.Context, last bool) error {
 	if t.notes == nil {
 		return nil
 	}
+	l.copy.read++
 	t.notes.Placed(p.row, t.table.Key)
 	p.key = p.key[:0]
 	for _, k := range t.table.Key {
@@ -277,6 +280,7 @@ var errNotCaptured = errors.New("the table is not captured any more")
 
 // sealCopies puts the copies that are to be saved with a batch into it.
 func (l *loop) sealCopies(s *sealed) error {
+	s.read, l.copy.read = l.copy.read, 0
 	if !l.copy.dirty {
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"walferry/checkpoint"
+	"walferry/internal/failpoint"
 	"walferry/sink"
 )
 
@@ -19,6 +20,7 @@ type sealed struct {
 	moved      []*checkpoint.Moved    // tables that go to another topic from a row in it on
 	changes    []*schemaChange        // one for each of relations that is a change
 	copies     []*checkpoint.Copy     // of tables whose copy it brings further
+	read       int                    // rows of chunks that it brings, or for which the stream had newer ones
 	stats      batchStats
 	sealedAt   time.Time
 }
@@ -61,6 +63,9 @@ type publisher struct {
 func (p *publisher) publish(ctx context.Context, s *sealed) error {
 	for attempt := 0; ; attempt++ {
 		hit("before-publish")
+		if s.read > 0 {
+			hit("chunk-publish")
+		}
 		_, err := p.producer.Publish(ctx, s.batch)
 		if err == nil {
 			hit("after-commit")
@@ -99,6 +104,10 @@ func (p *publisher) publish(ctx context.Context, s *sealed) error {
 
 func (p *publisher) committed(s *sealed) {
 	p.saved = s.checkpoint
+	if s.read > 0 {
+		failpoint.Add("pipeline/chunk-rows-committed", s.read)
+		hit("chunk-committed")
+	}
 	if s.checkpoint.Split != nil {
 		hit("part-committed")
 	} else {
