@@ -36,9 +36,9 @@ const (
 // All lists the tables.
 func All() []string { return []string{Items, Orders, Documents, Stock, Ledger} }
 
-// schema makes everything. The audit is in a schema of its own, which no publication of schema public or of the tables
+// auditSchema makes the audit. It is in a schema of its own, which no publication of schema public or of the tables
 // has; its sequence orders the rows within a transaction.
-const schema = `
+const auditSchema = `
 CREATE SCHEMA audit;
 CREATE TABLE audit.changes (
 	seq bigserial PRIMARY KEY,
@@ -56,7 +56,14 @@ BEGIN
 		CASE WHEN TG_OP <> 'DELETE' THEN row_to_json(NEW) END);
 	RETURN NULL;
 END $$;
+`
 
+// audited has the changes of a table noted from now on.
+func audited(table string) string {
+	return fmt.Sprintf("CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION audit.record();\n", table)
+}
+
+const schema = `
 CREATE TABLE items (id bigint PRIMARY KEY, n integer NOT NULL, small smallint, label text);
 CREATE TABLE orders (
 	id bigint PRIMARY KEY, customer_id bigint NOT NULL, status text NOT NULL, amount numeric(12,2), note text,
@@ -71,9 +78,9 @@ ALTER TABLE ledger REPLICA IDENTITY FULL;
 
 // Create makes the tables and their audit in an empty database. The role must own it.
 func Create(ctx context.Context, c *pgx.Conn) error {
-	sql := schema
+	sql := auditSchema + schema
 	for _, t := range All() {
-		sql += fmt.Sprintf("CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION audit.record();\n", t)
+		sql += audited(t)
 	}
 	if _, err := c.Exec(ctx, sql); err != nil {
 		return fmt.Errorf("workload: create: %w", err)
@@ -93,8 +100,12 @@ type Config struct {
 	Transactions int
 	// Rate limits the transactions of all writers together, in transactions per second. 0: as fast as it goes.
 	Rate float64
-	// Tables that are written. None is all of them.
+	// Tables that are written; one that is named twice is twice as often. None is all of those of Create.
 	Tables []string
+	// Rows that the tables of CreateFire had at first, where Tables are of these.
+	Rows map[string]int64
+	// Pace is called before each transaction, which waits for its end. Nil: none.
+	Pace func(context.Context)
 	// DDL makes the first writer add and drop columns of orders now and then (if Tables has it).
 	DDL bool
 	// Big makes the first writer begin with one transaction of so many rows of items. 0: none.
@@ -128,9 +139,12 @@ func Run(ctx context.Context, cfg Config) (Stats, error) {
 	if len(cfg.Tables) == 0 {
 		cfg.Tables = All()
 	}
-	fresh, err := freshKeys(ctx, cfg.DSN)
-	if err != nil {
-		return Stats{}, fmt.Errorf("workload: %w", err)
+	var fresh int64
+	if cfg.Rows == nil {
+		var err error
+		if fresh, err = freshKeys(ctx, cfg.DSN); err != nil {
+			return Stats{}, fmt.Errorf("workload: %w", err)
+		}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -190,10 +204,11 @@ func transient(err error) bool {
 	return refused.Code[:2] == "57" || refused.Code[:2] == "08" // shutdown, crash, connection
 }
 
-// Export writes what the oracle compares with, as one JSON object a line, out of one snapshot: for each table its name,
-// key columns and replica identity, then every committed change in order of the audit's sequence, then every row.
+// Export writes what the oracle compares with, as one JSON object a line, out of one snapshot: for each table that has the audit
+// its name, key columns (null for none), replica identity, and whether its rows have a version, then every committed change in
+// order of the audit's sequence, then every row.
 //
-//	{"kind":"table","table":"public.items","key":["id"],"identity":"d"}
+//	{"kind":"table","table":"public.items","key":["id"],"identity":"d","version":false}
 //	{"kind":"change","seq":1,"xid":750,"table":"public.items","op":"I","old":null,"new":{"id":1,…}}
 //	{"kind":"row","table":"public.items","row":{"id":1,…}}
 func Export(ctx context.Context, c *pgx.Conn, w io.Writer) error {
@@ -201,18 +216,28 @@ func Export(ctx context.Context, c *pgx.Conn, w io.Writer) error {
 		if _, err := tx.Exec(ctx, "SET LOCAL TimeZone = 'UTC'"); err != nil {
 			return err
 		}
-		for _, t := range All() {
+		rows, err := tx.Query(ctx, "SELECT c.relname::text FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid WHERE g.tgname = 'audit' ORDER BY 1")
+		if err != nil {
+			return err
+		}
+		tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return err
+		}
+		for _, t := range tables {
 			var line struct {
 				Kind     string   `json:"kind"`
 				Table    string   `json:"table"`
 				Key      []string `json:"key"`
 				Identity string   `json:"identity"`
+				Version  bool     `json:"version"`
 			}
 			line.Kind, line.Table = "table", "public."+t
 			err := tx.QueryRow(ctx, `SELECT c.relreplident::text,
 				(SELECT array_agg(a.attname::text ORDER BY array_position(i.indkey::int2[], a.attnum)) FROM pg_index i JOIN pg_attribute a
-					ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) WHERE i.indrelid = c.oid AND i.indisprimary)
-				FROM pg_class c WHERE c.oid = $1::regclass`, line.Table).Scan(&line.Identity, &line.Key)
+					ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) WHERE i.indrelid = c.oid AND i.indisprimary),
+				EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'version')
+				FROM pg_class c WHERE c.oid = $1::regclass`, line.Table).Scan(&line.Identity, &line.Key, &line.Version)
 			if err != nil {
 				return err
 			}
@@ -225,7 +250,7 @@ func Export(ctx context.Context, c *pgx.Conn, w io.Writer) error {
 			'old', old, 'new', new)::text FROM audit.changes ORDER BY seq`); err != nil {
 			return err
 		}
-		for _, t := range All() {
+		for _, t := range tables {
 			if err := lines(ctx, tx, w, fmt.Sprintf(`SELECT json_build_object('kind', 'row', 'table', 'public.%s', 'row', row_to_json(t))::text
 				FROM public.%s t`, t, t)); err != nil {
 				return err

@@ -26,7 +26,12 @@ func database(t *testing.T) (*pgserver.Server, *pgx.Conn) {
 			t.Error(err)
 		}
 	})
-	c := dial(t, s)
+	return s, dial(t, s)
+}
+
+func shop(t *testing.T) (*pgserver.Server, *pgx.Conn) {
+	t.Helper()
+	s, c := database(t)
 	if err := Create(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +50,7 @@ func dial(t *testing.T, s *pgserver.Server) *pgx.Conn {
 
 // TestRun holds that the audit is the truth: its count is what the writers committed, and replaying it gives the tables.
 func TestRun(t *testing.T) {
-	s, c := database(t)
+	s, c := shop(t)
 	large := make(chan int, 1)
 	large <- 3000
 	stats, err := Run(t.Context(), Config{DSN: s.DSN("postgres", "postgres"), Seed: 1, Transactions: 120, DDL: true, Big: 2000, Large: large})
@@ -153,7 +158,7 @@ func replay(t *testing.T, c *pgx.Conn, want int64) {
 
 // TestRunOverCrash goes on when the server is killed and started again, and the audit still replays to the tables.
 func TestRunOverCrash(t *testing.T) {
-	s, _ := database(t)
+	s, _ := shop(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	type result struct {
@@ -219,7 +224,7 @@ func TestPlan(t *testing.T) {
 }
 
 func TestRunSaysWhy(t *testing.T) {
-	s, _ := database(t)
+	s, _ := shop(t)
 	c := dial(t, s)
 	if _, err := c.Exec(t.Context(), "ALTER TABLE orders DROP COLUMN note"); err != nil {
 		t.Fatal(err)

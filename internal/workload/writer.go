@@ -36,9 +36,10 @@ type writer struct {
 	tick  <-chan time.Time
 	count *counters
 	rng   *rand.Rand
-	conn  *pgx.Conn // nil while not connected
-	added []string  // columns of orders that this run has added and not dropped
-	names int       // of added columns, never used twice: a column that comes back by its name would be another one
+	conn  *pgx.Conn        // nil while not connected
+	added []string         // columns of orders that this run has added and not dropped
+	came  map[string]int64 // keys that were made up for the tables of CreateFire
+	names int              // of added columns, never used twice: a column that comes back by its name would be another one
 }
 
 func (w *writer) run(ctx context.Context) error {
@@ -64,6 +65,9 @@ func (w *writer) run(ctx context.Context) error {
 			case <-ctx.Done():
 			case <-w.tick:
 			}
+		}
+		if w.cfg.Pace != nil {
+			w.cfg.Pace(ctx)
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -243,6 +247,8 @@ func (w *writer) change(most int) (s statement, extra int) {
 		return w.document(s), 0
 	case Stock:
 		return w.stock(s), 0
+	case Counters, Pairs, Marks, Blobs:
+		return w.fire(s), 0
 	default:
 		return w.ledger(s), 0
 	}
