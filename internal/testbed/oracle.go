@@ -31,7 +31,9 @@ type Oracle struct {
 	Prefix string
 	// Wait for changes that are missing. 0 is a minute. What has not come by then is lost.
 	Wait time.Duration
-	// Fault is planted in what was read: "drop", "repeat", "swap", "value" or "transaction".
+	// Limit of the time that reading takes. 0 is half an hour.
+	Limit time.Duration
+	// Fault is planted in what was read: one of those that oracle.py names.
 	Fault string
 }
 
@@ -47,6 +49,9 @@ type Account struct {
 	Tombstones   int      `json:"tombstones"`
 	DuplicateIDs int      `json:"duplicate_ids"`
 	FoldMismatch int      `json:"fold_mismatch"`
+	Stale        int      `json:"stale"`
+	Reread       int      `json:"reread"`
+	Contained    int      `json:"contained"`
 	Records      int      `json:"records"`
 	Reads        int      `json:"reads"`
 	Seconds      float64  `json:"seconds"`
@@ -56,13 +61,13 @@ type Account struct {
 // Clean reports whether every committed change was read exactly once, in order, and with its values.
 func (a Account) Clean() bool {
 	return a.Committed == a.Received && a.Missing+a.Repeated+a.Disordered+a.Different+a.Unexpected+a.Tombstones+
-		a.DuplicateIDs+a.FoldMismatch == 0
+		a.DuplicateIDs+a.FoldMismatch+a.Stale+a.Reread == 0
 }
 
 func (a Account) String() string {
 	return fmt.Sprintf("committed %d, received %d, missing %d, repeated %d, disordered %d, different %d, unexpected %d, "+
-		"tombstones %d, duplicate ids %d, fold mismatches %d\n%s", a.Committed, a.Received, a.Missing, a.Repeated, a.Disordered,
-		a.Different, a.Unexpected, a.Tombstones, a.DuplicateIDs, a.FoldMismatch, strings.Join(a.Samples, "\n"))
+		"tombstones %d, duplicate ids %d, fold mismatches %d, stale %d, reread %d\n%s", a.Committed, a.Received, a.Missing, a.Repeated,
+		a.Disordered, a.Different, a.Unexpected, a.Tombstones, a.DuplicateIDs, a.FoldMismatch, a.Stale, a.Reread, strings.Join(a.Samples, "\n"))
 }
 
 // Run exports the truth and compares it with the topics. It fails the test only when the answer could not be found; what
@@ -78,6 +83,9 @@ func (o Oracle) Run(t testing.TB) Account {
 		"--registry", o.Registry, "--prefix", o.Prefix, "--audit", audit}
 	if o.Wait > 0 {
 		args = append(args, "--wait", fmt.Sprint(o.Wait.Seconds()))
+	}
+	if o.Limit > 0 {
+		args = append(args, "--limit", fmt.Sprint(o.Limit.Seconds()))
 	}
 	if o.Fault != "" {
 		args = append(args, "--break", o.Fault)

@@ -7,10 +7,12 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -88,6 +90,53 @@ func TestOracle(t *testing.T) {
 	}
 }
 
+// TestOracleOfCopies is TestOracle for the rows that a first copy brings, and for faults that only it can have.
+func TestOracleOfCopies(t *testing.T) {
+	p := Postgres(t, "")
+	rows := map[string]int64{workload.Counters: 90, workload.Pairs: 60, workload.Marks: 40, workload.Blobs: 40}
+	if err := workload.CreateFire(t.Context(), p.Connect(Owner), rows); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := workload.Run(t.Context(), workload.Config{DSN: p.DSN(Owner), Seed: 3, Transactions: 8, Tables: workload.Fire(), Rows: rows}); err != nil {
+		t.Fatal(err)
+	}
+	registry := &registryStub{}
+	server := httptest.NewServer(registry)
+	defer server.Close()
+	b := Kafka(t)
+	pub := publisher{t: t, registry: registry, prefix: "copies", copies: true}
+	pub.publish(b.Addr, p.DSN(Owner))
+	o := Oracle{DSN: p.DSN(Owner), Brokers: b.Addr, Registry: server.URL, Prefix: "copies", Wait: 20 * time.Second}
+
+	a := o.Run(t)
+	t.Logf("%d records, %d reads, %d changes contained", a.Records, a.Reads, a.Contained)
+	if !a.Clean() || a.Committed == 0 || a.Reads == 0 || a.Contained == 0 {
+		t.Fatalf("no fault was planted: %s", a)
+	}
+	t.Run("fault", func(t *testing.T) {
+		for fault, found := range map[string]func(a Account) bool{
+			"stale": func(a Account) bool {
+				return a.Stale == 1 && a.FoldMismatch == 1 && a.Reread+a.Missing+a.Disordered == 0
+			},
+			"lose":   func(a Account) bool { return a.FoldMismatch == 1 && a.Stale+a.Reread+a.Missing+a.Disordered == 0 },
+			"reread": func(a Account) bool { return a.Reread == 1 && a.FoldMismatch+a.Stale+a.Disordered == 0 },
+			"undead": func(a Account) bool {
+				return a.Stale == 1 && a.FoldMismatch == 1 && a.Reread+a.Missing+a.Disordered == 0
+			},
+			"doubled": func(a Account) bool { return a.FoldMismatch > 10 && a.Stale+a.Reread+a.Missing+a.Disordered == 0 },
+		} {
+			t.Run(fault, func(t *testing.T) {
+				t.Parallel()
+				o := o
+				o.Fault = fault
+				if a := o.Run(t); a.Clean() || !found(a) {
+					t.Error(a)
+				}
+			})
+		}
+	})
+}
+
 // registryStub serves GET /schemas/ids/{id} of what it was given.
 type registryStub struct{ schemas []string }
 
@@ -113,7 +162,7 @@ type change struct {
 	Kind, Table, Op, Identity string
 	Seq, XID                  int64
 	Key                       []string
-	Old, New                  map[string]any
+	Old, New, Row             map[string]any
 	ordinal                   int
 }
 
@@ -125,6 +174,12 @@ type publisher struct {
 	full     map[string]bool
 	codecs   map[string]codec
 	out      []kafka.Message
+
+	copies bool                      // the tables are those of workload.CreateFire, and were copied while they were written
+	rows   map[string]map[string]any // of copies: each row as it is at the place that publishing has come to, by table and key
+	read   map[string]bool           // keys that were read
+	known  map[string]bool           // keys of whose large values a reader knows, by themselves or by the keys before
+	loose  []map[string]any          // rows of the table without a key
 }
 
 type codec struct {
@@ -141,6 +196,7 @@ func (p *publisher) publish(addr, dsn string) {
 	}
 	p.keys, p.full, p.codecs = map[string][]string{}, map[string]bool{}, map[string]codec{}
 	transactions := map[int64][]change{}
+	p.rows, p.read, p.known = map[string]map[string]any{}, map[string]bool{}, map[string]bool{}
 	for d := json.NewDecoder(&b); d.More(); {
 		d.UseNumber()
 		var c change
@@ -153,6 +209,8 @@ func (p *publisher) publish(addr, dsn string) {
 		case "change":
 			c.ordinal = len(transactions[c.XID]) + 1
 			transactions[c.XID] = append(transactions[c.XID], c)
+		case "row":
+			p.came(c.Table, c.Row)
 		}
 	}
 	// Whoever wrote last committed last, as far as a key can tell: a row's lock is held until the commit.
@@ -161,9 +219,28 @@ func (p *publisher) publish(addr, dsn string) {
 		order = append(order, tx)
 	}
 	slices.SortFunc(order, func(a, b []change) int { return cmp.Compare(a[len(a)-1].Seq, b[len(b)-1].Seq) })
+	if p.copies { // back to what was there at first
+		for _, tx := range slices.Backward(order) {
+			for _, c := range slices.Backward(tx) {
+				p.went(c.Table, c.New)
+				p.came(c.Table, c.Old)
+			}
+		}
+	}
 	for i, tx := range order {
+		commit := int64(1000 + i*8)
 		for _, c := range tx {
-			p.events(c, int64(1000+i*8))
+			if p.copies {
+				p.went(c.Table, c.Old)
+				p.came(c.Table, c.New)
+				p.learn(c)
+			}
+			if !p.copies || len(p.keys[c.Table]) > 0 || i >= len(order)/3 { // what comes before is contained in the copy
+				p.events(c, commit)
+			}
+		}
+		if p.copies {
+			p.copy(i, len(order), commit)
 		}
 	}
 	client := &kafka.Client{Addr: kafka.TCP(addr), Timeout: 30 * time.Second, Transport: &kafka.Transport{}}
@@ -185,7 +262,13 @@ func (p *publisher) publish(addr, dsn string) {
 		names[i] = topic.Topic
 	}
 	awaitLeaders(t, client, names...)
-	w := &kafka.Writer{Addr: kafka.TCP(addr), RequiredAcks: kafka.RequireAll, BatchTimeout: time.Millisecond, Balancer: &kafka.Hash{}}
+	hashed := &kafka.Hash{}
+	w := &kafka.Writer{Addr: kafka.TCP(addr), RequiredAcks: kafka.RequireAll, BatchTimeout: time.Millisecond, Transport: client.Transport, Balancer: kafka.BalancerFunc(func(m kafka.Message, partitions ...int) int {
+		if p, ok := m.WriterData.(int); ok {
+			return p
+		}
+		return hashed.Balance(m, partitions...)
+	})}
 	if err := w.WriteMessages(t.Context(), p.out...); err != nil {
 		t.Fatal(err)
 	}
@@ -208,8 +291,8 @@ func (p *publisher) events(c change, commit int64) {
 	case c.Op == "D":
 		p.event(c, commit, "d", c.Old, nil, 0)
 	case moved:
-		p.event(c, commit, "d", c.Old, nil, 0)
-		p.event(c, commit, "c", nil, c.New, 2)
+		p.event(c, commit, "d", c.Old, nil, 0, kafka.Header{Key: "__debezium.newkey"})
+		p.event(c, commit, "c", nil, c.New, 2, kafka.Header{Key: "__debezium.oldkey"})
 	default:
 		var before map[string]any
 		if p.full[c.Table] {
@@ -219,10 +302,94 @@ func (p *publisher) events(c change, commit int64) {
 	}
 }
 
-func (p *publisher) event(c change, commit int64, op string, before, after map[string]any, part int) {
+// came takes a row into the tables as they are at the place that publishing has come to.
+func (p *publisher) came(table string, row map[string]any) {
+	switch {
+	case row == nil:
+	case len(p.keys[table]) == 0:
+		p.loose = append(p.loose, row)
+	default:
+		p.rows[p.slot(table, row)] = row
+	}
+}
+
+// went takes a row out.
+func (p *publisher) went(table string, row map[string]any) {
+	switch {
+	case row == nil:
+	case len(p.keys[table]) == 0:
+		i := slices.IndexFunc(p.loose, func(r map[string]any) bool { return reflect.DeepEqual(r, row) })
+		p.loose = slices.Delete(p.loose, i, i+1)
+	default:
+		delete(p.rows, p.slot(table, row))
+	}
+}
+
+// learn says of whose large values the change tells a reader.
+func (p *publisher) learn(c change) {
+	var before, after string
+	if c.Old != nil {
+		before = p.slot(c.Table, c.Old)
+	}
+	if c.New != nil {
+		after = p.slot(c.Table, c.New)
+	}
+	told := c.Old == nil || c.New == nil || c.Old["body"] != c.New["body"] || p.known[before]
+	delete(p.known, before)
+	if c.New != nil {
+		p.known[after] = told
+	}
+}
+
+func (p *publisher) slot(table string, row map[string]any) string {
+	slot := table
+	for _, k := range p.keys[table] {
+		slot += fmt.Sprintf(",%v", row[k])
+	}
+	return slot
+}
+
+// copy reads rows behind the transaction i of n: some that were not read yet, all at the end. The table without a key it reads
+// twice, since the first time is broken off.
+func (p *publisher) copy(i, n int, commit int64) {
+	read := func(table, id string, row map[string]any) {
+		p.event(change{Table: table, Op: "R"}, commit, "r", nil, row, 0, kafka.Header{Key: "id", Value: []byte(id)})
+	}
+	slots := slices.Sorted(maps.Keys(p.rows))
+	for at, slot := range slots {
+		switch large := strings.HasPrefix(slot, "public.blobs"); {
+		case p.read[slot] || i < n-1 && at%n != i:
+		case i == n-1 && large && p.known[slot]: // it came by itself
+		default:
+			table, _, _ := strings.Cut(slot, ",")
+			p.read[slot], p.known[slot] = true, true
+			read(table, "test/1/1/"+slot, p.rows[slot])
+		}
+	}
+	const marks = "public.marks"
+	for generation, place := range map[int]int{1: n / 3, 2: n / 2} {
+		if i != place {
+			continue
+		}
+		for partition := range 3 {
+			p.event(change{Table: marks, Op: "T"}, commit, "t", nil, nil, 0, kafka.Header{Key: "id", Value: fmt.Appendf(nil, "test/2/%d/-%d", generation, partition)})
+			p.out[len(p.out)-1].WriterData = partition
+		}
+		for j, row := range p.loose {
+			if generation == 2 || j%2 == 0 {
+				read(marks, fmt.Sprintf("test/2/%d/%d", generation, j), row)
+			}
+		}
+	}
+}
+
+func (p *publisher) event(c change, commit int64, op string, before, after map[string]any, part int, headers ...kafka.Header) {
 	row := after
-	if op == "d" {
+	switch op {
+	case "d":
 		row = before
+	case "t":
+		row = p.loose[0] // for its columns
 	}
 	columns := make([]string, 0, len(row))
 	for name := range row {
@@ -237,7 +404,11 @@ func (p *publisher) event(c change, commit int64, op string, before, after map[s
 	}
 	var unavailable []any
 	value := map[string]any{"before": nil, "after": nil, "op": op, "source": map[string]any{"schema": schemaName, "table": table,
-		"txId": map[string]any{"long": c.XID & 0xffffffff}, "commit_lsn": commit, "ordinal": int64(c.ordinal)}}
+		"txId": map[string]any{"long": c.XID & 0xffffffff}, "commit_lsn": commit, "ordinal": int64(c.ordinal), "snapshot": "false"}}
+	if op == "r" || op == "t" {
+		source := value["source"].(map[string]any)
+		source["txId"], source["snapshot"] = nil, "true"
+	}
 	if before != nil {
 		r := map[string]any{}
 		for _, name := range columns {
@@ -252,7 +423,7 @@ func (p *publisher) event(c change, commit int64, op string, before, after map[s
 		r := map[string]any{}
 		for _, name := range columns {
 			r[name] = optional(name, after[name])
-			if s, ok := after[name].(string); op == "u" && ok && len(s) > 2000 && c.Old[name] == s {
+			if s, ok := after[name].(string); c.Op == "U" && ok && len(s) > 2000 && c.Old[name] == s {
 				r[name] = nil
 				unavailable = append(unavailable, name)
 			}
@@ -264,10 +435,15 @@ func (p *publisher) event(c change, commit int64, op string, before, after map[s
 		value["unavailable"] = map[string]any{"array": unavailable}
 	}
 	id := fmt.Sprintf("test/%X/%d", commit, c.ordinal)
-	m := kafka.Message{Topic: p.prefix + "." + c.Table, Key: p.encode(keyCodec, key), Value: p.encode(codec, value),
-		Headers: []kafka.Header{{Key: "id", Value: fmt.Appendf(nil, "%s/%d", id, part)}}}
+	if len(headers) == 0 || headers[0].Key != "id" {
+		headers = append(headers, kafka.Header{Key: "id", Value: fmt.Appendf(nil, "%s/%d", id, part)})
+	}
+	m := kafka.Message{Topic: p.prefix + "." + c.Table, Value: p.encode(codec, value), Headers: headers}
+	if len(key) > 0 && op != "t" {
+		m.Key = p.encode(keyCodec, key)
+	}
 	p.out = append(p.out, m)
-	if op == "d" {
+	if op == "d" && len(key) > 0 {
 		p.out = append(p.out, kafka.Message{Topic: m.Topic, Key: m.Key,
 			Headers: []kafka.Header{{Key: "id", Value: fmt.Appendf(nil, "%s/%d", id, part+1)}}})
 	}
@@ -303,13 +479,15 @@ func (p *publisher) codecsOf(table string, columns []string) (key, value codec) 
 	for _, name := range columns {
 		fields = append(fields, fmt.Sprintf(`{"name":%q,"type":["null",%s]}`, name, avroOf(name).schema))
 	}
-	return get(`{"type":"record","name":"key","fields":[` + strings.Join(keys, ",") + `]}`),
-		get(`{"type":"record","name":"envelope","fields":[
+	if len(keys) > 0 {
+		key = get(`{"type":"record","name":"key","fields":[` + strings.Join(keys, ",") + `]}`)
+	}
+	return key, get(`{"type":"record","name":"envelope","fields":[
 			{"name":"before","type":["null",{"type":"record","name":"row","fields":[` + strings.Join(fields, ",") + `]}]},
 			{"name":"after","type":["null","row"]},
 			{"name":"source","type":{"type":"record","name":"source","fields":[
 				{"name":"schema","type":"string"},{"name":"table","type":"string"},{"name":"txId","type":["null","long"]},
-				{"name":"commit_lsn","type":"long"},{"name":"ordinal","type":"long"}]}},
+				{"name":"commit_lsn","type":"long"},{"name":"ordinal","type":"long"},{"name":"snapshot","type":"string"}]}},
 			{"name":"op","type":"string"},
 			{"name":"unavailable","type":["null",{"type":"array","items":"string"}]}]}`)
 }
@@ -343,7 +521,7 @@ func instant(layout string) func(v any) any {
 // avroOf knows the workload's columns by their names; one that was added while it ran is written as text.
 func avroOf(column string) avroType {
 	switch column {
-	case "id", "n", "small", "customer_id", "views", "sku", "quantity", "account":
+	case "id", "n", "version", "small", "customer_id", "views", "sku", "quantity", "account":
 		return avroType{`"long"`, "long", long}
 	case "amount", "delta":
 		return avroType{`{"type":"bytes","logicalType":"decimal","precision":20,"scale":4}`, "bytes.decimal", func(v any) any {

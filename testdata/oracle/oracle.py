@@ -15,18 +15,34 @@ Prints one JSON object. All of these are zero when all is well:
   unexpected     events of no committed change: rolled back, or of nobody
   tombstones     deletes without a tombstone behind them, and tombstones without a delete
   duplicate_ids  records whose header "id" was seen before, or is not there
-  fold_mismatch  rows that differ between the tables and the last state of each key in the topics
+  fold_mismatch  rows that differ between the tables and the last state of each key in the topics; of a table without a
+                 key, kinds of rows of which the topics do not hold as many
 
-Beside them: committed and received (changes), records, reads (snapshot events), seconds, samples (texts for people).
+Where rows have a version, a number that only grows, also from one row of a key to the next one, these are zero too. A read
+is a row of a first copy (op r); its place in the order of its key is the one in the topic:
+
+  stale          states of a key that are not newer than one before them, or reads that are older; reads of what was deleted
+  reread         reads of a key that was read in that generation of its table's copy
+
+A table without a key has no order. In each partition of its topic a truncate event says where a generation of its copy
+begins: behind the last of them the table is what is left when all rows that came and went are counted. What of its changes
+the generation's snapshot contains is not on the stream: such changes are contained, not missing.
+
+Beside them: committed and received (changes), contained, records, reads, seconds, samples (texts for people).
 Exit code: 0 all is well, 1 not, 2 it could not be found out.
 
---break plants a fault in what was read, so that one can see it found: drop, repeat, swap, value, transaction.
+--break plants a fault in what was read, so that one can see it found: drop, repeat, swap, value, transaction; and of copies
+stale (a read placed last, of a row that has changed since), lose (a row of a chunk), reread (a row read twice), undead (a
+read of a row behind its delete), doubled (a generation of a table without a key whose truncate events do not come).
 """
 
 import argparse
+import collections
 import datetime
+import hashlib
 import io
 import json
+import pickle
 import struct
 import sys
 import time
@@ -37,7 +53,15 @@ from decimal import Decimal, InvalidOperation
 import fastavro
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-UNAVAILABLE = object()  # in the fold: a value that no event has carried
+# In the fold: a large value, and one that no event of the key has carried. The latter is what the column had in the row that
+# moved here, by the number of the change that moved it; None for a row that did not move.
+Big = collections.namedtuple("Big", "length digest")
+Unknown = collections.namedtuple("Unknown", "moved column")
+# The last state of a key: version and place in the order, the generation that it was read in, the row's columns and values,
+# None for a key without a row.
+State = collections.namedtuple("State", "version position partition generation columns values")
+LARGE = 200  # bytes, above which only a digest is kept
+LAST = 1 << 62  # reads come behind everything of the transaction whose commit they have
 TOASTED = 1900  # bytes; Postgres moves values out of line when a row has more than some 2,000
 OPS = {"c": 1, "u": 2, "d": 4}
 XID = 0xFFFFFFFF  # events carry 32 bits of a transaction id, the audit 64
@@ -74,14 +98,17 @@ class Registry:
 class Event:
     """One record: its decoded key, the envelope or None for a tombstone."""
 
-    __slots__ = ("topic", "partition", "offset", "id", "key", "envelope", "error")
+    __slots__ = ("topic", "partition", "offset", "id", "moved", "key", "envelope", "error")
 
     def __init__(self, message, registry):
         self.topic, self.partition, self.offset = message.topic(), message.partition(), message.offset()
-        self.id = dict(message.headers() or []).get("id")
+        headers = dict(message.headers() or [])
+        self.id = headers.get("id")
+        self.moved = "__debezium.newkey" in headers or "__debezium.oldkey" in headers
         self.key = self.envelope = self.error = None
         try:
-            self.key = registry.decode(message.key())
+            if message.key() is not None:
+                self.key = registry.decode(message.key())
             if message.value() is not None:
                 self.envelope = registry.decode(message.value())
         except (Undecodable, TypeError, ValueError, EOFError, struct.error) as e:
@@ -149,17 +176,42 @@ def key_text(values):
     return json.dumps(list(values), ensure_ascii=False, default=str)
 
 
+def large(value):
+    """What the fold keeps of a value."""
+    if not isinstance(value, (str, bytes)) or len(value) < LARGE:
+        return value
+    text = "\\x" + value.hex() if isinstance(value, bytes) else value
+    return Big(len(text), hashlib.blake2b(text.encode(), digest_size=12).digest())
+
+
+def digest(row):
+    """Identifies a row of a table without a key, whose columns are of numbers, texts and uuids."""
+    text = json.dumps({k: None if v is None else str(v) for k, v in row.items()}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=12).digest()
+
+
 class Table:
     def __init__(self, line):
-        self.name, self.key, self.full = line["table"], line["key"], line["identity"] == "f"
-        self.rows = {}  # by key_text
+        self.name, self.key, self.full = line["table"], line["key"] or [], line["identity"] == "f"
+        self.version = line["version"]
+        self.states = {}  # by key_text, as bytes: millions of them must fit into memory
+        self.counts = {}  # of a table without a key: partition -> digest -> how often the row is there
+
+    def state(self, key):
+        text = self.states.get(key)
+        return State(*pickle.loads(text)) if text else None
+
+    def keep(self, key, state):
+        self.states[key] = pickle.dumps(tuple(state), 5)
 
 
 class Truth:
-    """The audit. Changes stay as text until an event wants one: a million of them must fit into memory."""
+    """The audit. Changes stay as text until an event wants one, and rows are read when they are compared: millions of
+    them must fit into memory."""
 
     def __init__(self, path):
-        self.tables, self.changes, self.expected = {}, {}, {}
+        self.tables, self.changes, self.expected, self.loose = {}, {}, {}, set()
+        self.path, self.behind = path, 0
         numbers = {}
         with open(path, "rb") as lines:
             for text in lines:
@@ -167,13 +219,22 @@ class Truth:
                 if line["kind"] == "table":
                     self.tables[line["table"]] = Table(line)
                 elif line["kind"] == "row":
-                    table = self.tables[line["table"]]
-                    table.rows[key_text(line["row"][k] for k in table.key)] = line["row"]
+                    break  # they come last
                 else:
                     xid = line["xid"] & XID
                     numbers[xid] = numbers.get(xid, 0) + 1
                     self.changes[xid, numbers[xid]] = text
                     self.expected[xid, numbers[xid]] = self.mask(line)
+                    if not self.tables[line["table"]].key:
+                        self.loose.add((xid, numbers[xid]))
+                self.behind += len(text)
+
+    def rows(self):
+        with open(self.path, "rb") as lines:
+            lines.seek(self.behind)
+            for text in lines:
+                line = load(text)
+                yield self.tables[line["table"]], line["row"]
 
     def mask(self, line):
         if line["op"] == "I":
@@ -190,14 +251,16 @@ class Account:
 
     def __init__(self, truth, prefix):
         self.truth, self.prefix = truth, prefix
-        self.open = len(truth.expected)  # changes not wholly received
-        self.seen, self.ids, self.commits = {}, set(), {}
-        self.last = {}  # (topic, key) -> (position, partition)
+        self.open = len(truth.expected) - len(truth.loose)  # changes not wholly received
+        self.seen, self.ids, self.commits = {}, set(), {}  # ids by their hash
         self.deleted = set()  # (topic, key) that must have a tombstone next
-        self.fold = {name: {} for name in truth.tables}
-        self.count = dict.fromkeys(
-            ("records", "reads", "repeated", "disordered", "different", "unexpected", "tombstones", "duplicate_ids"), 0)
+        self.moved = {}  # large values of rows that left their key, by the number of the change
+        self.columns, self.lists = {}, []  # the numbers of lists of columns, and these by number
+        self.count = dict.fromkeys(("records", "reads", "repeated", "disordered", "different", "unexpected", "tombstones",
+                                    "duplicate_ids", "stale", "reread"), 0)
         self.samples = []
+        for table in truth.tables.values():
+            table.states, table.counts = {}, {}
 
     def bad(self, what, event, why):
         self.count[what] += 1
@@ -208,11 +271,15 @@ class Account:
         self.count["records"] += 1
         if e.error:
             return self.bad("different", e, e.error)
-        if e.id is None or e.id in self.ids:
+        if e.id is None or hash(e.id) in self.ids:
             self.bad("duplicate_ids", e, f"header id {e.id}")
-        self.ids.add(e.id)
+        self.ids.add(hash(e.id))
         table = self.truth.tables[e.topic[len(self.prefix) + 1:]]
-        if sorted(e.key) != sorted(table.key):
+        if e.envelope is not None and e.envelope["op"] == "t":
+            return self.emptied(e, table)
+        if not table.key:
+            return self.loose(e, table)
+        if sorted(e.key or []) != sorted(table.key):
             return self.bad("different", e, f"key {e.key}, want {table.key}")
         key = key_text(e.key[k] for k in table.key)
         slot = (e.topic, key)
@@ -228,34 +295,106 @@ class Account:
         op, source = e.envelope["op"], e.envelope["source"]
         if op == "d":
             self.deleted.add(slot)
-        self.place(e, table, key, op)
-        if op == "r":  # of the first copy, whose place in the order is not a commit's
-            self.count["reads"] += 1
+        before = table.state(key)
+        if op == "r":
+            self.read(e, table, key, before, source)
             return None
         if any(source.get(name) is None for name in ("txId", "commit_lsn", "ordinal")):
             return self.bad("different", e, f"source has no place in it: {source}")
-        self.order(e, slot, source)
-        return self.match(e, table, op, source)
+        position, number = (source["commit_lsn"], source["ordinal"]), (source["txId"], source["ordinal"])
+        self.order(e, before, position)
+        change = self.match(e, table, op, source)
+        self.place(e, table, key, before, position, number, change)
+        return None
 
-    def order(self, e, slot, source):
-        position = (source["commit_lsn"], source["ordinal"])
-        before, partition = self.last.get(slot, (position, e.partition))
-        if position < before or partition != e.partition:
-            self.bad("disordered", e, f"{position} in partition {e.partition} after {before} in {partition}")
-        self.last[slot] = (position, e.partition)
+    def order(self, e, before, position):
+        if before and (position < before.position or before.partition != e.partition):
+            self.bad("disordered", e, f"{position} in partition {e.partition} after {before.position} in {before.partition}")
 
-    def place(self, e, table, key, op):
-        """Folds an event into the last state of its key."""
-        rows = self.fold[table.name]
-        if op == "d":
-            rows.pop(key, None)
-        elif e.envelope["after"] is not None:
-            before, row = rows.get(key, {}), dict(e.envelope["after"])
-            for name in e.envelope.get("unavailable") or []:
-                row[name] = before.get(name, UNAVAILABLE)
-            rows[key] = row
+    def read(self, e, table, key, before, source):
+        """Takes a row of a first copy."""
+        self.count["reads"] += 1
+        after, generation = e.envelope["after"], generation_of(e)
+        if after is None or source.get("snapshot") in (None, "false") or source.get("commit_lsn") is None or generation is None:
+            return self.bad("different", e, f"a read without a row, its marker, its place or its generation {e.id}: {source}")
+        for k in table.key:
+            if e.key[k] != after[k]:
+                return self.bad("different", e, f"key {e.key}, and {k} is {short(after[k])}")
+        position, version = (source["commit_lsn"], LAST), after["version"] if table.version else 0
+        self.order(e, before, position)
+        if before:
+            if before.generation == generation:
+                self.bad("reread", e, f"{key} in generation {generation}")
+            if table.version and version < before.version + (before.values is None):
+                gone = ", which was deleted" if before.values is None else ""
+                self.bad("stale", e, f"{key}: a read of version {version} after {before.version}{gone}")
+            version = max(version, before.version)
+        table.keep(key, State(version, position, e.partition, generation, *self.row(after)))
+        return None
+
+    def row(self, row):
+        """The number of the list of columns, and the values of a row."""
+        return self.columns.setdefault(tuple(row), len(self.columns)), tuple(map(large, row.values()))
+
+    def folded(self, state):
+        """The row of a state; None where it has none."""
+        if state is None or state.values is None:
+            return None
+        if len(self.lists) < len(self.columns):
+            self.lists = list(self.columns)
+        return dict(zip(self.lists[state.columns], state.values))
+
+    def place(self, e, table, key, before, position, number, change):
+        """Folds an event into the last state of its key. The change is the audit's, where the event is of one."""
+        version, generation = (before.version, before.generation) if before else (0, None)
+        last = self.folded(before) or {}
+        after = e.envelope["after"]
+        if e.envelope["op"] == "d" or after is None:
+            if table.version and change:
+                version = max(version, change["old"]["version"])
+            if e.moved:
+                self.moved[number] = {k: v for k, v in last.items() if isinstance(v, (Big, Unknown))}
+            table.keep(key, State(version, position, e.partition, generation, None, None))
+            return
+        row = dict(after)
+        for name in e.envelope.get("unavailable") or []:
+            row[name] = Unknown(number, name) if e.moved else last.get(name, Unknown(None, name))
+        if table.version:
+            if row["version"] <= version:
+                self.bad("stale", e, f"{key}: version {row['version']} after {version}")
+            version = max(version, row["version"])
+        table.keep(key, State(version, position, e.partition, generation, *self.row(row)))
+
+    def emptied(self, e, table):
+        """Takes a truncate event: its partition holds no row from before."""
+        table.counts.pop(e.partition, None)
+        for key in [k for k in table.states if table.state(k).partition == e.partition]:
+            s = table.state(key)
+            table.keep(key, s._replace(columns=None, values=None))
+
+    def loose(self, e, table):
+        """Takes an event of a table without a key."""
+        if e.key is not None or e.envelope is None:
+            return self.bad("different", e, "a key or a tombstone, and the table has no key")
+        op, source = e.envelope["op"], e.envelope["source"]
+        before, after = e.envelope["before"], e.envelope["after"]
+        count = table.counts.setdefault(e.partition, collections.Counter())
+        if before is not None:
+            count[digest(before)] -= 1
+        if after is not None:
+            count[digest(after | {name: before[name] for name in e.envelope.get("unavailable") or []})] += 1
+        if op == "r":
+            self.count["reads"] += 1
+            if after is None or source.get("snapshot") in (None, "false"):
+                self.bad("different", e, "a read without a row or its marker")
+            return None
+        if any(source.get(name) is None for name in ("txId", "commit_lsn", "ordinal")):
+            return self.bad("different", e, f"source has no place in it: {source}")
+        self.match(e, table, op, source)
+        return None
 
     def match(self, e, table, op, source):
+        """Finds the change that an event is of; None where there is none."""
         number = (source["txId"], source["ordinal"])
         expected = self.truth.expected.get(number)
         if expected is None or op not in OPS:
@@ -266,12 +405,13 @@ class Account:
         if bit & seen:
             return self.bad("repeated", e, f"op {op} of transaction {number[0]}, change {number[1]}")
         self.seen[number] = seen | bit
-        if self.seen[number] == expected:
+        if self.seen[number] == expected and number not in self.truth.loose:
             self.open -= 1
         if self.commits.setdefault(number[0], source["commit_lsn"]) != source["commit_lsn"]:
             return self.bad("different", e, f"transaction {number[0]} has two commit LSNs")
-        why = self.differs(e, table, op, source, load(self.truth.changes[number]))
-        return self.bad("different", e, why) if why else None
+        change = load(self.truth.changes[number])
+        why = self.differs(e, table, op, source, change)
+        return self.bad("different", e, why) if why else change
 
     def differs(self, e, table, op, source, change):
         """Says in what an event differs from its change, or nothing."""
@@ -321,34 +461,71 @@ class Account:
 
     def report(self):
         mismatches = 0
-        for name, table in self.truth.tables.items():
-            rows = self.fold[name]
-            for key in table.rows.keys() | rows.keys():
-                why = self.unlike(rows.get(key), table.rows.get(key))
-                if why:
-                    mismatches += 1
-                    if len(self.samples) < 40:
-                        self.samples.append(f"fold_mismatch: {name} {key}: {why}")
+
+        def mismatch(table, key, why):
+            nonlocal mismatches
+            mismatches += 1
+            if len(self.samples) < 40:
+                self.samples.append(f"fold_mismatch: {table.name} {key}: {why}")
+
+        left = {name: collections.Counter() for name in self.truth.tables}
+        for table in self.truth.tables.values():
+            for count in table.counts.values():
+                left[table.name].update(count)
+        for table, row in self.truth.rows():
+            if not table.key:
+                left[table.name][digest(row)] -= 1
+                continue
+            key = key_text(row[k] for k in table.key)
+            folded = self.folded(table.state(key))
+            why = self.unlike(folded, row) if folded else "is in the table only"
+            if why:
+                mismatch(table, key, why)
+            table.states.pop(key, None)
+        for table in self.truth.tables.values():
+            for key in table.states:
+                if table.state(key).values is not None:
+                    mismatch(table, key, "is in the topic only")
+            for kind, n in left[table.name].items():
+                if n != 0:
+                    mismatch(table, kind.hex(), f"is there {abs(n)} times {'more' if n > 0 else 'less'} in the topic")
         for topic, key in sorted(self.deleted):
             self.count["tombstones"] += 1
             self.samples.append(f"tombstones: {topic}: none after the delete of {key}")
         lost = [n for n, mask in self.truth.expected.items() if self.seen.get(n, 0) != mask]
+        contained = sum(n in self.truth.loose for n in lost)
+        lost = [n for n in lost if n not in self.truth.loose]
         for number in lost[:10]:
             self.samples.append(f"missing: change {number[1]} of transaction {number[0]}: "
                                 + short(self.truth.changes[number].decode(), 200))
-        total = len(self.truth.expected)
-        return {"committed": total, "received": total - len(lost), "missing": len(lost), **self.count,
+        total = len(self.truth.expected) - contained
+        return {"committed": total, "received": total - len(lost), "missing": len(lost), "contained": contained, **self.count,
                 "fold_mismatch": mismatches}
 
     def unlike(self, folded, row):
-        if folded is None or row is None:
-            return "is in the table only" if folded is None else "is in the topic only"
         for name, value in row.items():
             # A column added later is null in events from before; one that was dropped is not in the row.
-            got = folded.get(name)
-            if got is UNAVAILABLE or not same(got, value):
-                return f"{name} is {'not known' if got is UNAVAILABLE else short(got)}, want {short(value)}"
+            got = self.known(folded.get(name))
+            if isinstance(got, Unknown):
+                return f"{name} is not known, want {short(value)}"
+            if not (got == large(value) if isinstance(got, Big) and isinstance(value, str) else same(got, value)):
+                return f"{name} is {short(got)}, want {short(value)}"
         return None
+
+    def known(self, value):
+        """Follows a row through the keys that it had to the large value that it had there."""
+        while isinstance(value, Unknown):
+            before = self.moved.get(value.moved, {}).get(value.column)
+            if before is None:
+                return value
+            value = before
+        return value
+
+
+def generation_of(e):
+    """The generation of a copy that a read is of: the third part of its id."""
+    parts = (e.id or b"").split(b"/")
+    return int(parts[2]) if len(parts) > 2 and parts[2].isdigit() else None
 
 
 def short(value, most=60):
@@ -458,7 +635,50 @@ def plant(fault, events, truth):
             else:
                 kept.append(e)
         events = kept
+    else:
+        plant_copy(fault, events, middle)
     return events
+
+
+def plant_copy(fault, events, middle):
+    """Plants a fault of a first copy."""
+    of = collections.defaultdict(list)  # events of each key
+    for i, e in enumerate(events):
+        if e.key is not None:
+            of[e.topic, key_text(e.key.values())].append(i)
+
+    def op(i):
+        return events[i].envelope["op"] if events[i].envelope is not None else None
+
+    def later(i, n):
+        """Moves a read behind the event n, as if it had its place there."""
+        e = events[i].copy()
+        at = next(events[j] for j in range(n, -1, -1) if events[j].topic == e.topic and events[j].envelope is not None)
+        source = {**e.envelope["source"], "commit_lsn": at.envelope["source"]["commit_lsn"]}
+        e.envelope = {**e.envelope, "source": source}
+        events.insert(n + 1, e)
+        del events[i]
+
+    alone = [s[0] for s in of.values() if len(s) == 1 and op(s[0]) == "r"]
+    if fault == "stale":
+        later(*middle([(i, s[-1]) for s in of.values() for i in s[:-1] if op(i) == "r" and op(s[-1]) == "u"]))
+    elif fault == "lose":
+        del events[middle(alone)]
+    elif fault == "reread":
+        i = middle(alone)
+        e = events[i].copy()
+        e.id += b"0"
+        events.insert(i + 1, e)
+    elif fault == "undead":  # behind its tombstone
+        later(*middle([(i, s[-1]) for s in of.values() for i in s[:-2] if op(i) == "r" and op(s[-2]) == "d"]))
+    elif fault == "doubled":
+        begins = [i for i, e in enumerate(events) if op(i) == "t"]
+        last = max(generation_of(events[i]) for i in begins)
+        if last < 2:
+            raise RuntimeError("no generation was broken off")
+        for i in reversed(begins):
+            if generation_of(events[i]) == last:
+                del events[i]
 
 
 def main():
@@ -470,7 +690,8 @@ def main():
     parser.add_argument("--wait", type=float, default=60, help="seconds to wait for changes that are missing")
     parser.add_argument("--settle", type=float, default=1, help="seconds without a record that make an end")
     parser.add_argument("--limit", type=float, default=1800, help="seconds for all")
-    parser.add_argument("--break", dest="fault", choices=["drop", "repeat", "swap", "value", "transaction"])
+    parser.add_argument("--break", dest="fault", choices=["drop", "repeat", "swap", "value", "transaction", "stale", "lose",
+                                                          "reread", "undead", "doubled"])
     args = parser.parse_args()
     begin = time.monotonic()
     truth, registry = Truth(args.audit), Registry(args.registry)
@@ -481,7 +702,7 @@ def main():
         for event in plant(args.fault, keep, truth):
             account.take(event)
     report = account.report()
-    clean = not any(v for k, v in report.items() if k not in ("committed", "received", "records", "reads"))
+    clean = not any(v for k, v in report.items() if k not in ("committed", "received", "contained", "records", "reads"))
     report["seconds"] = round(time.monotonic() - begin, 1)
     report["samples"] = account.samples
     print(json.dumps(report, ensure_ascii=False))
