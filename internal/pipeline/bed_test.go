@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -147,6 +148,13 @@ func (j *journal) take() string {
 	s := string(j.text)
 	j.text = nil
 	return s
+}
+
+// has says whether a text was logged since the last take.
+func (j *journal) has(text string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return bytes.Contains(j.text, []byte(text))
 }
 
 func newBed(t testing.TB, pg *testbed.PG, broker *testbed.Broker, name string) *bed {

@@ -364,6 +364,7 @@ func (s *session) work(ctx context.Context, conn *source.CopyConn, j *copyJob) {
 	case j.copying == nil:
 		j.tables, j.err = s.capturedTables(ctx)
 	case j.look != 0:
+		hit("copy-look")
 		j.table, j.err = s.cat.CopyTable(ctx, j.look)
 	case j.fence:
 		hit("copy-fence")
