@@ -805,28 +805,35 @@ func (l *loop) note(c *decode.Change, covered bool) (contained bool, err error) 
 	return false, nil
 }
 
-// streamed takes the version of a table that the stream has from here on. Every change noted so far is of a transaction that
-// whoever altered the table has waited for, so every snapshot that shows it altered sees them all.
+// streamed takes the version of a table that the stream has from here on. Notes are of rows with the columns of one version, so
+// they begin anew with another, and with them the fence: whoever alters a table has waited for those who changed it, but whoever
+// alters the columns that are published has not.
 func (l *loop) streamed(t *copying, rel *decode.Relation) {
 	columns := t.keyOf(rel)
-	if columns == nil {
-		l.anew(t, "the table has another key")
-		return
-	}
-	if t.streamed == nil || !rel.Equal(t.streamed) {
-		t.notes.Reset(columns)
-	}
-	if t.table != nil && !rel.Equal(t.table.Relation) {
-		l.lookAgain(t, "the table was altered")
-	}
+	before := t.streamed
 	t.streamed = rel
+	switch {
+	case columns == nil:
+		l.anew(t, "the table has another key")
+	case before != nil && rel.Equal(before):
+	case before != nil:
+		t.notes.Reset(columns)
+		l.lookAgain(t, "the table was altered")
+		t.fence = 0
+	default: // the first in this session: nothing is noted yet
+		t.notes.Reset(columns)
+		if t.table != nil && !rel.Equal(t.table.Relation) {
+			l.lookAgain(t, "the table was altered")
+		}
+	}
 }
 
-// keyOf finds the columns of the key in a version of the table; nil where they are not those.
+// keyOf finds the columns of the key in a version of the table; nil where they are not those, or not in its replica identity, so that
+// a delete does not say them.
 func (t *copying) keyOf(rel *decode.Relation) []int {
 	var out []int
 	for _, k := range t.Columns {
-		i := slices.IndexFunc(rel.Columns, func(c decode.Column) bool { return fmt.Sprintf("%s %d", c.Name, c.Type) == k })
+		i := slices.IndexFunc(rel.Columns, func(c decode.Column) bool { return c.Key && fmt.Sprintf("%s %d", c.Name, c.Type) == k })
 		if i < 0 {
 			return nil
 		}
@@ -839,6 +846,11 @@ func (t *copying) keyOf(rel *decode.Relation) []int {
 func (l *loop) noteTruncate(c *decode.Truncate, covered bool) {
 	for _, rel := range c.Relations {
 		if t := l.copy.find(rel.ID); t != nil && t.notes != nil {
+			if rel != t.streamed {
+				if l.streamed(t, rel); t.notes == nil {
+					continue
+				}
+			}
 			t.notes.Truncate(l.builder.tx.XID, covered)
 			if t.notes.Moves() != t.moves {
 				t.moves = t.notes.Moves()

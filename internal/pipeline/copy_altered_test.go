@@ -1,0 +1,126 @@
+package pipeline
+
+import (
+	"strings"
+	"testing"
+
+	"walferry/internal/backfill"
+	"walferry/internal/testbed"
+)
+
+// Of wide each row is a chunk of 1,500 bytes.
+const wide = `CREATE TABLE wide (id int PRIMARY KEY, v int, pad text)`
+const wides = `INSERT INTO wide SELECT i, 0, repeat('p', 1000) FROM generate_series(1, 3) i`
+
+// state holds what became of a table's copy.
+func (f *forced) state(c *backfill.Copy, state backfill.State, generation uint32, rows int64) {
+	f.t.Helper()
+	if c == nil {
+		f.t.Error("there is no copy")
+	} else if c.State != state || c.Generation != generation || c.Rows != rows {
+		f.t.Errorf("the copy is %s in generation %d with %d rows, want %s, %d, %d", c.State, c.Generation, c.Rows, state, generation, rows)
+	}
+}
+
+// TestCopyAltered: a table that is altered at each place of a copy.
+func TestCopyAltered(t *testing.T) {
+	for _, version := range testbed.PostgresVersions() {
+		t.Run(version, func(t *testing.T) { copyAltered(t, forcedPG(t, version), "altered"+version) })
+	}
+}
+
+func copyAltered(t *testing.T, pg *testbed.PG, name string) {
+	const retype = `ALTER TABLE item ALTER v TYPE text USING 'n' || v` // rewrites it
+
+	// The lock keeps it out between snapshot and COPY: it waits for the chunk, and comes before the chunk's place.
+	for _, x := range []struct {
+		name, ddl, after string
+		want             map[string]string
+	}{
+		{"type", retype, `UPDATE item SET v = 'm' WHERE id = 1`, map[string]string{"1": "u m; r m first", "2": "r n0 true", "3": "r n0 last"}},
+		{"add", `ALTER TABLE item ADD w int DEFAULT 7`, `UPDATE item SET v = 1 WHERE id = 1`, map[string]string{"1": "u 1,7; r 1,7 first", "2": "r 0,7 true", "3": "r 0,7 last"}},
+		{"remove", `ALTER TABLE item DROP v`, `UPDATE item SET id = 4 WHERE id = 1`, map[string]string{"1": "d", "2": "r  first", "3": "r  true", "4": "c ; r  last"}},
+		{"truncate", `TRUNCATE item`, `INSERT INTO item VALUES (2, 1)`, map[string]string{"": "t; t; t", "2": "c 1"}},
+		{"drop", `DROP TABLE item`, ``, map[string]string{"1": "r 0 first", "2": "r 0 true", "3": "r 0 last"}},
+		{"unheard", retype, ``, map[string]string{"1": "r 0 first", "2": "r 0 true", "3": "r 0 last"}},
+	} {
+		t.Run("between snapshot and COPY: "+x.name, func(t *testing.T) {
+			f := force(t, pg, name+"inside"+x.name, 1<<16, "item", item, items)
+			snapshot, read := f.hold("chunk-snapshot"), f.hold("chunk-read")
+			r := f.start()
+			snapshot.wait()
+			waits := f.blocked("Lock", x.ddl)
+			snapshot.release()
+			f.goes(waits)
+			if x.after != "" {
+				f.sql(x.after)
+			}
+			read.wait()
+			f.delivered(r)
+			read.release()
+			f.done(r, 1)
+			f.tells("item", x.want)
+		})
+	}
+
+	// Who has the lock first is waited for, and the table is looked at again.
+	for _, x := range []struct {
+		name, ddl string
+		state     backfill.State
+		rows      int64
+		want      map[string]string
+	}{
+		{"type", retype, backfill.Done, 3, map[string]string{"1": "r n0 first", "2": "r n0 true", "3": "r n0 last"}},
+		{"truncate", `TRUNCATE item`, backfill.Done, 0, map[string]string{"": "t; t; t"}},
+		{"drop", `DROP TABLE item`, backfill.Cancelled, 0, nil},
+	} {
+		t.Run("before the lock: "+x.name, func(t *testing.T) {
+			f := force(t, pg, name+"before"+x.name, 1<<16, "item", item, items)
+			begin := f.hold("chunk-begin")
+			r := f.start()
+			begin.wait()
+			altering := f.begin(x.ddl)
+			begin.release()
+			f.says(r, "canceling statement due to lock timeout")
+			must(t, altering, `COMMIT`)
+			f.state(f.done(r, 1)["item"], x.state, 1, x.rows)
+			f.tells("item", x.want)
+		})
+	}
+
+	// Between two chunks: what has its place stays as it was.
+	for _, x := range []struct {
+		name, ddl string
+		state     backfill.State
+		rows      int64
+		want      map[string]string
+	}{
+		{"type", `ALTER TABLE wide ALTER v TYPE text USING 'n' || v`, backfill.Done, 3, map[string]string{"1": "r p…1000,0 first", "2": "r p…1000,n0 true", "3": "r p…1000,n0 last"}},
+		{"add", `ALTER TABLE wide ADD w int DEFAULT 7`, backfill.Done, 3, map[string]string{"1": "r p…1000,0 first", "2": "r p…1000,0,7 true", "3": "r p…1000,0,7 last"}},
+		{"remove", `ALTER TABLE wide DROP v`, backfill.Done, 3, map[string]string{"1": "r p…1000,0 first", "2": "r p…1000 true", "3": "r p…1000 last"}},
+		{"rename", `ALTER TABLE wide RENAME v TO w`, backfill.Done, 3, map[string]string{"1": "r p…1000,0 first", "2": "r p…1000,0 true", "3": "r p…1000,0 last"}},
+		{"truncate", `TRUNCATE wide`, backfill.Done, 1, map[string]string{"1": "r p…1000,0 first", "": "t; t; t"}},
+		{"drop", `DROP TABLE wide`, backfill.Cancelled, 1, map[string]string{"1": "r p…1000,0 first"}},
+		{"made again", `DROP TABLE wide; CREATE TABLE wide (id int PRIMARY KEY, v int, pad text); INSERT INTO wide VALUES (1, 9)`, backfill.Cancelled, 1, map[string]string{"1": "r p…1000,0 first"}},
+		{"type of the key", `ALTER TABLE wide ALTER id TYPE bigint`, backfill.Done, 3, map[string]string{"1": "r p…1000,0 first; r p…1000,0 true", "2": "r p…1000,0 true", "3": "r p…1000,0 last"}},
+	} {
+		t.Run("between chunks: "+x.name, func(t *testing.T) {
+			f := force(t, pg, name+"between"+strings.ReplaceAll(x.name, " ", ""), 1500, "wide", wide, wides)
+			first, second, placed := f.hold("chunk-begin"), f.hold("chunk-begin"), f.hold("chunk-placed")
+			r := f.start()
+			first.wait()
+			first.release()
+			second.wait()
+			placed.wait()
+			placed.release()
+			f.sql(x.ddl)
+			second.release()
+			generation := uint32(1)
+			if x.name == "type of the key" {
+				generation = 2
+			}
+			f.state(f.done(r, 1)["wide"], x.state, generation, x.rows)
+			f.tells("wide", x.want)
+		})
+	}
+}
