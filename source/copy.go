@@ -581,16 +581,16 @@ func (r *CopyConn) Snapshot(ctx context.Context, t *CopyTable, fence uint64) (de
 // Whole reads all rows. Each time that so many bytes are together, and at the end, piece gets a buffer of COPY's binary format, in
 // which rows whole, and returns the next buffer.
 func (r *CopyConn) Whole(ctx context.Context, t *CopyTable, where string, bytes int, piece func(data []byte, rows int) ([]byte, error)) error {
+	next, err := piece(nil, 0)
+	if err != nil {
+		return err
+	}
 	for _, p := range t.Parts {
-		next, err := piece(nil, 0)
-		if err != nil {
-			return err
-		}
 		w := r.newRowWriter(t, next, bytes)
 		w.full = func() error {
-			next, err := piece(w.data, w.rows)
+			room, err := piece(w.data, w.rows)
 			// Every piece but the first begins without a head, and a reader wants one.
-			w.data, w.rows = append(next[:0], decode.CopyHead...), 0
+			w.data, w.rows = append(room[:0], decode.CopyHead...), 0
 			return err
 		}
 		sql := r.query(&ChunkQuery{Table: t, Where: where}, "ONLY "+p.Name, nil, nil, nil)
@@ -600,7 +600,7 @@ func (r *CopyConn) Whole(ctx context.Context, t *CopyTable, where string, bytes 
 		if err := w.reader.Close(); err != nil {
 			return err
 		}
-		if _, err := piece(w.data, w.rows); err != nil {
+		if next, err = piece(w.data, w.rows); err != nil {
 			return err
 		}
 	}

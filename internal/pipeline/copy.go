@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -463,12 +464,17 @@ func (l *loop) answered(j *copyJob) error {
 	}
 	r := j.rng
 	r.pending = append(r.pending, j)
-	r.read = !j.chunk.Cut
+	r.read = !j.chunk.Cut || same(j.chunk.Last, t.Ranges[r.index].To)
 	if j.chunk.Rows > 0 {
 		r.after = j.chunk.Last
 		r.rows = c.rows(j)
 	}
 	return nil
+}
+
+// same says that a row has the key at which a range ends.
+func same(key decode.Tuple, end backfill.Key) bool {
+	return end != nil && slices.EqualFunc(key, end, func(x, y decode.Datum) bool { return x.Kind == y.Kind && bytes.Equal(x.Data, y.Data) })
 }
 
 // rows is how many rows the next chunk shall have, from what the last one took.

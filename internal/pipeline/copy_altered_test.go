@@ -39,7 +39,7 @@ func copyAltered(t *testing.T, pg *testbed.PG, name string) {
 	}{
 		{"type", retype, `UPDATE item SET v = 'm' WHERE id = 1`, map[string]string{"1": "u m; r m first", "2": "r n0 true", "3": "r n0 last"}},
 		{"add", `ALTER TABLE item ADD w int DEFAULT 7`, `UPDATE item SET v = 1 WHERE id = 1`, map[string]string{"1": "u 1,7; r 1,7 first", "2": "r 0,7 true", "3": "r 0,7 last"}},
-		{"remove", `ALTER TABLE item DROP v`, `UPDATE item SET id = 4 WHERE id = 1`, map[string]string{"1": "d", "2": "r  first", "3": "r  true", "4": "c ; r  last"}},
+		{"remove", `ALTER TABLE item DROP v`, `UPDATE item SET id = 4 WHERE id = 1`, map[string]string{"1": "d", "2": "r  first", "3": "r  last", "4": "c "}},
 		{"truncate", `TRUNCATE item`, `INSERT INTO item VALUES (2, 1)`, map[string]string{"": "t; t; t", "2": "c 1"}},
 		{"drop", `DROP TABLE item`, ``, map[string]string{"1": "r 0 first", "2": "r 0 true", "3": "r 0 last"}},
 		{"unheard", retype, ``, map[string]string{"1": "r 0 first", "2": "r 0 true", "3": "r 0 last"}},
@@ -72,7 +72,7 @@ func copyAltered(t *testing.T, pg *testbed.PG, name string) {
 	}{
 		{"type", retype, backfill.Done, 3, map[string]string{"1": "r n0 first", "2": "r n0 true", "3": "r n0 last"}},
 		{"truncate", `TRUNCATE item`, backfill.Done, 0, map[string]string{"": "t; t; t"}},
-		{"drop", `DROP TABLE item`, backfill.Cancelled, 0, nil},
+		{"drop", `DROP TABLE item`, backfill.Uncaptured, 0, nil},
 	} {
 		t.Run("before the lock: "+x.name, func(t *testing.T) {
 			f := force(t, pg, name+"before"+x.name, 1<<16, "item", item, items)
@@ -100,9 +100,9 @@ func copyAltered(t *testing.T, pg *testbed.PG, name string) {
 		{"remove", `ALTER TABLE wide DROP v`, backfill.Done, 3, map[string]string{"1": "r p…1000,0 first", "2": "r p…1000 true", "3": "r p…1000 last"}},
 		{"rename", `ALTER TABLE wide RENAME v TO w`, backfill.Done, 3, map[string]string{"1": "r p…1000,0 first", "2": "r p…1000,0 true", "3": "r p…1000,0 last"}},
 		{"truncate", `TRUNCATE wide`, backfill.Done, 1, map[string]string{"1": "r p…1000,0 first", "": "t; t; t"}},
-		{"drop", `DROP TABLE wide`, backfill.Cancelled, 1, map[string]string{"1": "r p…1000,0 first"}},
-		{"made again", `DROP TABLE wide; CREATE TABLE wide (id int PRIMARY KEY, v int, pad text); INSERT INTO wide VALUES (1, 9)`, backfill.Cancelled, 1, map[string]string{"1": "r p…1000,0 first"}},
-		{"type of the key", `ALTER TABLE wide ALTER id TYPE bigint`, backfill.Done, 3, map[string]string{"1": "r p…1000,0 first; r p…1000,0 true", "2": "r p…1000,0 true", "3": "r p…1000,0 last"}},
+		{"drop", `DROP TABLE wide`, backfill.Uncaptured, 1, map[string]string{"1": "r p…1000,0 first"}},
+		{"made again", `DROP TABLE wide; CREATE TABLE wide (id int PRIMARY KEY, v int, pad text); INSERT INTO wide VALUES (1, 9)`, backfill.Uncaptured, 1, map[string]string{"1": "r p…1000,0 first"}},
+		{"type of the key", `ALTER TABLE wide ALTER id TYPE bigint`, backfill.Done, 3, map[string]string{"1": "r p…1000,0 first; r p…1000,0 first_in_data_collection", "2": "r p…1000,0 true", "3": "r p…1000,0 last"}},
 	} {
 		t.Run("between chunks: "+x.name, func(t *testing.T) {
 			f := force(t, pg, name+"between"+strings.ReplaceAll(x.name, " ", ""), 1500, "wide", wide, wides)
@@ -121,6 +121,45 @@ func copyAltered(t *testing.T, pg *testbed.PG, name string) {
 			}
 			f.state(f.done(r, 1)["wide"], x.state, generation, x.rows)
 			f.tells("wide", x.want)
+		})
+	}
+
+	// Another key, or another replica identity: the copy begins anew, whatever of it the stream says first.
+	for _, x := range []struct {
+		name, key  string
+		ddl, after []string
+		generation uint32
+		rows       int64
+		want       map[string]string
+	}{
+		// A delete does not say the old key any more.
+		{"another index", "code", []string{`ALTER TABLE item ADD code text; UPDATE item SET code = 'k' || id; ALTER TABLE item ALTER code SET NOT NULL;
+			CREATE UNIQUE INDEX code ON item (code); ALTER TABLE item REPLICA IDENTITY USING INDEX code`},
+			[]string{`DELETE FROM item WHERE id = 3`, `UPDATE item SET id = 9 WHERE id = 1`}, 2, 2,
+			map[string]string{"1": "u 1,0", "2": "u 2,0", "3": "u 3,0", "k1": "u 9,0; r 9,0 first", "k2": "r 2,0 last", "k3": "d"}},
+		{"full", "id", []string{`ALTER TABLE item REPLICA IDENTITY FULL`}, []string{`DELETE FROM item WHERE id = 3`, `UPDATE item SET id = 9 WHERE id = 1`}, 1, 1,
+			map[string]string{"1": "d", "2": "r 0 last", "3": "d", "9": "c 0"}},
+		{"no key", "", []string{`ALTER TABLE item DROP CONSTRAINT item_pkey`}, []string{`INSERT INTO item VALUES (4, 0)`}, 2, 4,
+			map[string]string{"": "c 4,0; t; t; t; r 1,0 first; r 2,0 true; r 3,0 true; r 4,0 last"}},
+		{"another key", "id", []string{`ALTER TABLE item DROP CONSTRAINT item_pkey, ADD PRIMARY KEY (v, id)`}, []string{`DELETE FROM item WHERE id = 3`}, 2, 2,
+			map[string]string{"1,0": "r 0 first", "2,0": "r 0 last", "3,0": "d"}},
+	} {
+		t.Run("identity: "+x.name, func(t *testing.T) {
+			f := force(t, pg, name+"identity"+strings.ReplaceAll(x.name, " ", ""), 1<<16, "item", item, items)
+			read, look := f.hold("chunk-read"), f.hold("copy-look")
+			r := f.start()
+			look.wait()
+			look.release()
+			read.wait()
+			look = f.hold("copy-look")
+			f.sql(x.ddl...)
+			f.sql(x.after...)
+			f.delivered(r)
+			read.release()
+			look.wait()
+			look.release()
+			f.state(f.done(r, 1)["item"], backfill.Done, x.generation, x.rows)
+			f.tellsBy("item", []string{x.key}, x.want)
 		})
 	}
 }

@@ -160,7 +160,8 @@ func (l *loop) placeWhole(ctx context.Context, t *copying) error {
 		}
 	default:
 	}
-	for w == t.whole && len(w.pieces) > 0 && w.lsn <= l.delivered {
+	// The last one has a marker, so of each it must be known whether it is.
+	for w == t.whole && (len(w.pieces) > 1 || len(w.pieces) > 0 && w.ended) && w.lsn <= l.delivered {
 		j := w.pieces[0]
 		w.pieces = w.pieces[1:]
 		l.copy.pending--
