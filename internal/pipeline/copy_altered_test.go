@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"walferry/internal/backfill"
-	"walferry/internal/testbed"
 )
 
 // Of wide each row is a chunk of 1,500 bytes.
