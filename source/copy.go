@@ -271,6 +271,38 @@ func (e *UnreadableTableError) Hint() string {
 	return fmt.Sprintf("GRANT SELECT ON %s TO %s, and USAGE on its schema, or `backfill: none` for the table", e.Table, quoteIdent(e.User))
 }
 
+// ConditionError says that the condition of a copy is none of a table, or of one of its rows.
+type ConditionError struct {
+	Table string
+	Where string
+	err   error
+}
+
+func (e *ConditionError) Error() string {
+	return fmt.Sprintf("the condition (%s) cannot be asked of table %s: %s", e.Where, e.Table, serverMessage(e.err))
+}
+func (e *ConditionError) Unwrap() error { return e.err }
+
+// Hint implements [Hinter].
+func (e *ConditionError) Hint() string {
+	return "write --where as what follows WHERE in a SELECT of that table alone, with the schema before every other name than its columns'; `walferry backfill start` with --force begins a copy under way anew"
+}
+
+// condition says of an error that the query of rows met behind Lock and the comparison of the table's shape: what is not there then, or
+// cannot be computed, is of the condition.
+func condition(t *CopyTable, where string, err error) error {
+	pe, ok := errors.AsType[*pgconn.PgError](err)
+	if where == "" || !ok || len(pe.Code) != 5 {
+		return err
+	}
+	switch class := pe.Code[:2]; {
+	// Wrong data, no such feature, wrong text or names or types, an exception of a function.
+	case class == "22", class == "0A", class == "42" && pe.Code != "42501", class == "P0", class == "38", class == "25":
+		return &ConditionError{Table: t.Relation.String(), Where: where, err: err}
+	}
+	return err
+}
+
 // lockTimeout is how long a chunk waits for its lock. Whoever wants to alter the table waits behind it, and everybody behind
 // them.
 const lockTimeout = time.Second
@@ -429,6 +461,9 @@ func (r *CopyConn) failed(ctx context.Context, t *CopyTable, err error) error {
 		return nil
 	}
 	r.End(ctx)
+	if is[*ConditionError](err) {
+		return err
+	}
 	if pe, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pe.Code {
 		case "42P01", "42703", "3F000": // undefined_table, undefined_column, invalid_schema_name
@@ -492,7 +527,7 @@ func (r *CopyConn) chunk(ctx context.Context, q *ChunkQuery, buf []byte) (*Chunk
 	w := r.newRowWriter(q.Table, buf, q.Bytes)
 	w.full = func() error { return errChunkFull }
 	if _, err := r.conn.PgConn().CopyTo(ctx, w, "COPY ("+r.query(q, from, after, to, keys)+") TO STDOUT (FORMAT binary)"); err != nil && !errors.Is(w.err, errChunkFull) {
-		return nil, errors.Join(w.err, err)
+		return nil, condition(q.Table, q.Where, errors.Join(w.err, err))
 	}
 	if w.err == nil {
 		if err := w.reader.Close(); err != nil {
@@ -514,6 +549,32 @@ func (q *ChunkQuery) at(place string) {
 	if q.At != nil {
 		q.At(place)
 	}
+}
+
+// Check plans the query of a table's rows, and reads none: it says whether our role may read them, and whether they can be held
+// to a condition in SQL, which is "" for none. The error is an *UnreadableTableError or a *ConditionError where it is that.
+func (r *CopyConn) Check(ctx context.Context, t *CopyTable, where string) error {
+	from := quoteName(t.Relation.Schema, t.Relation.Name)
+	if !t.partitioned {
+		from = "ONLY " + from
+	}
+	if err := r.begin(ctx, 0, from); err != nil {
+		return r.failed(ctx, t, err)
+	}
+	defer r.End(ctx)
+	// The statement is prepared, so it is one. A text that closes the bracket around it and goes on as something else fails within
+	// two brackets, and one that closes two fails within one.
+	for _, cond := range []string{where, "(" + where + "\n)"} {
+		q := &ChunkQuery{Table: t, Where: cond, Rows: 1}
+		if where == "" {
+			q.Where = ""
+		}
+		out := r.conn.PgConn().ExecParams(ctx, "EXPLAIN "+r.query(q, from, nil, nil, nil), nil, nil, nil, nil).Read()
+		if out.Err != nil {
+			return r.failed(ctx, t, condition(t, where, out.Err))
+		}
+	}
+	return nil
 }
 
 // begin begins a transaction that has tables locked and no snapshot yet. No statement runs longer than timeout, 0 for any time.
@@ -595,7 +656,7 @@ func (r *CopyConn) Whole(ctx context.Context, t *CopyTable, where string, bytes 
 		}
 		sql := r.query(&ChunkQuery{Table: t, Where: where}, "ONLY "+p.Name, nil, nil, nil)
 		if _, err := r.conn.PgConn().CopyTo(ctx, w, "COPY ("+sql+") TO STDOUT (FORMAT binary)"); err != nil {
-			return r.failed(ctx, t, errors.Join(w.err, err))
+			return r.failed(ctx, t, condition(t, where, errors.Join(w.err, err)))
 		}
 		if err := w.reader.Close(); err != nil {
 			return err
@@ -728,7 +789,7 @@ func (r *CopyConn) query(q *ChunkQuery, from string, after, to []string, keys []
 	var base []string
 	for _, cond := range []string{t.filter, q.Where} {
 		if cond != "" {
-			base = append(base, "("+cond+")")
+			base = append(base, "("+cond+"\n)") // it may end with a comment
 		}
 	}
 	read := func(columns []string, conds ...string) string {

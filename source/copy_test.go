@@ -356,3 +356,65 @@ func copyRefusals(t *testing.T, pg *testbed.PG) {
 		}
 	}
 }
+
+// TestCopyCondition: a condition that is not one of the table's rows is refused in one sentence before any is read, and one that
+// fits no more says so instead of being taken for an altered table.
+func TestCopyCondition(t *testing.T) {
+	pg := testbed.Postgres(t, "")
+	pg.Exec(testbed.Owner, "CREATE TABLE big (id int PRIMARY KEY, v text, n int)", "INSERT INTO big SELECT i, 'v' || i, i % 2 FROM generate_series(1, 10) i",
+		"CREATE TABLE secret (v text)", "REVOKE ALL ON secret FROM "+testbed.Reader, "GRANT SELECT ON big TO "+testbed.Reader)
+	pg.Exec(testbed.Superuser, "CREATE PUBLICATION "+pubName+" FOR TABLE big")
+	for _, text := range []bool{false, true} {
+		cfg := config(pg)
+		cfg.TextMode = text
+		cat := catalog(t, cfg)
+		conn, err := cat.OpenCopy(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		ct := copyTable(t, cat, "big")
+		read := func(where string) (*Chunk, error) {
+			return conn.Chunk(t.Context(), &ChunkQuery{Table: ct, Part: ct.Relation.ID, Where: where, Rows: 1000, Bytes: 1 << 20, Timeout: 10 * time.Second}, nil)
+		}
+		for where, rows := range map[string]int{"": 10, "id > 3": 7, "id > 3 OR id < 2": 8, "id > 3 -- not the first": 7, "v LIKE 'v1%' /* two */": 2, "id IN (SELECT 5)": 1, "NULL": 0} {
+			if err := conn.Check(t.Context(), ct, where); err != nil {
+				t.Errorf("%s: %v", where, err)
+				continue
+			}
+			if c, err := read(where); err != nil || c.Rows != rows {
+				t.Errorf("%s: %+v, %v, want %d rows", where, c, err, rows)
+			}
+		}
+		for where, want := range map[string]string{
+			"nosuch = 1": `column "nosuch" does not exist`, "id": "must be type boolean", "id >": "syntax error", "id = 'x'": `invalid input syntax for type integer: "x"`,
+			"nosuch(id)": "function nosuch(integer) does not exist", "count(*) > 1": "aggregate functions are not allowed", "v": "must be type boolean",
+			"true) UNION ALL SELECT NULL, NULL, NULL WHERE (true": "", "true)) UNION SELECT 1, 'x', 1 WHERE ((true": "syntax error", "true) --": "syntax error",
+			"true); DROP TABLE big; SELECT (1": "multiple commands", "true; SELECT 1": "syntax error", "/* no end": "unterminated", "id > 1 '": "unterminated", " ": "syntax error",
+		} {
+			if err := conn.Check(t.Context(), ct, where); !is[*ConditionError](err) || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %s", where, err, want)
+			}
+		}
+		if err := conn.Check(t.Context(), ct, "EXISTS (SELECT FROM public.secret)"); !is[*UnreadableTableError](err) {
+			t.Errorf("another table: %v", err)
+		}
+		// What plans and cannot be computed, and what has gone since it was asked for.
+		if _, err := read("1 / n > 0"); !is[*ConditionError](err) || !strings.Contains(err.Error(), "division by zero") {
+			t.Errorf("division: %v", err)
+		}
+		pg.Exec(testbed.Owner, "ALTER TABLE big DROP n")
+		if _, err := read("n > 0"); !is[*TableChangedError](err) {
+			t.Errorf("the table is another one: %v", err)
+		}
+		ct = copyTable(t, cat, "big")
+		if _, err := read("n > 0"); !is[*ConditionError](err) {
+			t.Errorf("the column has gone: %v", err)
+		}
+		pg.Exec(testbed.Owner, "REVOKE SELECT ON big FROM walferry")
+		if err := conn.Check(t.Context(), ct, ""); !is[*UnreadableTableError](err) {
+			t.Errorf("no right to read: %v", err)
+		}
+		pg.Exec(testbed.Owner, "GRANT SELECT ON big TO walferry", "ALTER TABLE big ADD n int", "UPDATE big SET n = id % 2")
+	}
+}
