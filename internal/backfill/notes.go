@@ -58,6 +58,15 @@ func (n *Notes) Reset(columns []int) {
 	n.columns, n.keys, n.size, n.over, n.emptied = columns, map[string]*note{}, 0, false, false
 }
 
+// Rest forgets every change and notes none until Wake or Reset: while no chunk is to be read, only Moved need go on.
+func (n *Notes) Rest() {
+	n.Reset(n.columns)
+	n.over = true
+}
+
+// Wake begins to note again.
+func (n *Notes) Wake() { n.Reset(n.columns) }
+
 // Full says that there was more to note than the limit allows: what is noted is not all, and the notes must begin anew.
 func (n *Notes) Full() bool { return n.over }
 

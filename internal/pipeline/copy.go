@@ -53,21 +53,26 @@ const (
 // place. Its workers read (copyWorker); everything here is of the loop's goroutine.
 type copier struct {
 	Copy
-	jobs    chan *copyJob
-	results chan *copyJob
-	out     int // jobs that are with the workers
-	tables  []*copying
-	ended   map[uint32]*copying // by the table's OID, copies of which nothing is left to do
-	known   bool                // each captured table has a record in the checkpoint topic, or gets it with the next batch
-	listAt  time.Time
-	listed  time.Time // when the list that is being made was asked for
-	listing bool
-	added   []string // tables that were put into the publication when the session began
-	buffers [][]byte // free ones
-	pending int      // chunks that were read and wait for their place
-	dirty   bool     // some copying is to be saved
-	read    int      // rows of chunks that were dealt with since the last seal, left out ones included
-	begun   bool     // a row was placed in this run of copies: the next one is not the first
+	jobs      chan *copyJob
+	results   chan *copyJob
+	out       int // jobs that are with the workers
+	tables    []*copying
+	ended     map[uint32]*copying // by the table's OID, copies of which nothing is left to do
+	known     bool                // each captured table has a record in the checkpoint topic, or gets it with the next batch
+	listAt    time.Time
+	listed    time.Time // when the list that is being made was asked for
+	listing   bool
+	early     []*copyCommand // that came before the first list
+	asked     []*copyCommand // that are saved with the next batch
+	untold    bool           // health has not heard of the newest state
+	toldAt    time.Time
+	endedTold []CopyProgress // of ended, as health has it; nil when that has changed
+	added     []string       // tables that were put into the publication when the session began
+	buffers   [][]byte       // free ones
+	pending   int            // chunks that were read and wait for their place
+	dirty     bool           // some copying is to be saved
+	read      int            // rows of chunks that were dealt with since the last seal, left out ones included
+	begun     bool           // a row was placed in this run of copies: the next one is not the first
 }
 
 // copying is one table on its way.
@@ -83,6 +88,10 @@ type copying struct {
 	asking   bool             // a job other than a chunk is with a worker
 	after    time.Time        // no job before
 	held     string           // why, as it was logged
+	resting  bool             // paused, or somebody has to mend something: nothing is read, and nothing noted but moved keys
+	estimate int64            // rows of the table as the planner takes them to be; 0 for unknown
+	paces    []pace           // of the last seconds
+	saidAt   time.Time        // when the log had a line of it
 	flying   []*copyJob       // chunks that are with a worker
 	epoch    int              // a job of an older one is forgotten
 	queueing bool             // a chunk of queued keys is with a worker or waits
@@ -156,11 +165,15 @@ func (l *loop) startCopy(ctx context.Context, added []string) (stop func(), err 
 		if t.Columns != nil {
 			// From the first change on: a queued row may move on, or one that was not read come to a key that was.
 			t.notes = backfill.NewNotes(nil, c.noteBytes(), t.Queue)
+			if t.resting = t.State == backfill.Paused; t.resting {
+				t.notes.Rest()
+			}
 		}
 		c.begun = c.begun || t.Rows > 0
 		c.tables = append(c.tables, t)
 	}
 	c.sort()
+	c.untold = true
 	ctx, cancel := context.WithCancel(ctx)
 	var workers sync.WaitGroup
 	for range c.Workers {
@@ -234,6 +247,12 @@ func (l *loop) schedule(now time.Time) {
 	for _, t := range c.tables {
 		if t.State.Over() || t.State == backfill.Paused {
 			continue
+		}
+		if t.resting {
+			if now.Before(t.after) {
+				continue
+			}
+			t.wake()
 		}
 		if n++; n > c.Workers {
 			return
@@ -363,7 +382,7 @@ func (s *session) copyWorker(ctx context.Context, c *copier) {
 func (s *session) work(ctx context.Context, conn *source.CopyConn, j *copyJob) {
 	switch {
 	case j.copying == nil:
-		j.tables, j.err = s.capturedTables(ctx)
+		j.tables, j.err = capturedTables(ctx, s.cat, &s.source)
 	case j.look != 0:
 		hit("copy-look")
 		j.table, j.err = s.cat.CopyTable(ctx, j.look)
@@ -487,14 +506,14 @@ func (c *copier) rows(j *copyJob) int {
 }
 
 // capturedTables are the tables that are published and captured.
-func (s *session) capturedTables(ctx context.Context) ([]source.Table, error) {
-	tables, err := s.cat.Tables(ctx)
+func capturedTables(ctx context.Context, cat *source.Catalog, cfg *source.Config) ([]source.Table, error) {
+	tables, err := cat.Tables(ctx)
 	if err != nil {
 		return nil, err
 	}
 	out := tables[:0]
 	for i := range tables {
-		switch captured, err := s.source.Selects(tables[i].Schema, tables[i].Name); {
+		switch captured, err := cfg.Selects(tables[i].Schema, tables[i].Name); {
 		case err != nil:
 			return nil, err
 		case captured:
@@ -519,7 +538,11 @@ func (l *loop) listed(j *copyJob) {
 		p := &j.tables[i]
 		captured[p.OID] = true
 		old := c.ended[p.OID]
-		if old != nil && old.State != backfill.Uncaptured || slices.ContainsFunc(c.tables, func(t *copying) bool { return t.Relation == p.OID && !t.State.Over() }) {
+		if i := slices.IndexFunc(c.tables, func(t *copying) bool { return t.Relation == p.OID && !t.State.Over() }); i >= 0 {
+			c.tables[i].estimate = max(int64(p.EstimatedRows), 0)
+			continue
+		}
+		if old != nil && old.State != backfill.Uncaptured {
 			continue
 		}
 		t := c.again(old, p)
@@ -556,17 +579,28 @@ func (l *loop) listed(j *copyJob) {
 		}
 	}
 	c.sort()
+	c.untold, c.endedTold = true, nil
+	early := c.early
+	c.early = nil
+	for _, x := range early {
+		l.command(x)
+	}
 }
 
 // again makes the next generation of a table's copy; old is the one before it, nil for none.
 func (c *copier) again(old *copying, p *source.Table) *copying {
-	t := &copying{Copy: backfill.Copy{
+	t := &copying{estimate: max(int64(p.EstimatedRows), 0), Copy: backfill.Copy{
 		Relation: p.OID, Schema: p.Schema, Table: p.Name, Generation: 1, State: backfill.Waiting, Asked: now(),
 	}}
 	if old != nil {
-		t.Generation = old.Generation + 1
+		if t.Generation = old.Generation; old.State != backfill.Skipped {
+			t.Generation++
+		}
 		delete(c.ended, p.OID)
 		c.tables = slices.DeleteFunc(c.tables, func(x *copying) bool { return x == old })
+	}
+	if !slices.ContainsFunc(c.tables, func(x *copying) bool { return !x.State.Over() }) {
+		c.begun = false // another run of copies
 	}
 	c.keep(t)
 	return t
@@ -594,7 +628,8 @@ func (l *loop) hold(t *copying, err error) {
 	case is[*source.TableChangedError](err):
 		l.lookAgain(t, "the table was altered")
 		return
-	case is[*source.UnreadableTableError](err):
+	case is[*source.UnreadableTableError](err), is[*source.ConditionError](err):
+		l.rest(t)
 		wait = l.copy.tryMended()
 	}
 	t.after = time.Now().Add(wait)
@@ -616,6 +651,23 @@ func (l *loop) lookAgain(t *copying, why string) {
 	l.log.Info("the table is looked at again, and chunks without a place are read again", "table", t.name(), "reason", why)
 	l.unread(t)
 	t.table = nil
+}
+
+// rest has a table wait without a worker and without notes, which the next one may need.
+func (l *loop) rest(t *copying) {
+	l.unread(t)
+	t.table, t.fence, t.resting = nil, 0, true
+	if t.notes != nil {
+		t.notes.Rest()
+	}
+}
+
+// wake ends a rest. Noting begins anew, so what follows needs a new fence.
+func (t *copying) wake() {
+	t.resting = false
+	if t.notes != nil {
+		t.notes.Wake()
+	}
 }
 
 // unread forgets what was read and has no place, and what is being read.
@@ -650,59 +702,8 @@ func (l *loop) end(t *copying, state backfill.State) {
 	t.State, t.Finished = state, now()
 	t.Ranges, t.Queue, t.notes = nil, nil, nil
 	l.copy.ended[t.Relation] = t
+	l.copy.untold, l.copy.endedTold = true, nil
 	l.copy.save(t)
-	l.tellCopies()
-}
-
-// CopyProgress is how far the copy of a table's rows has come.
-type CopyProgress struct {
-	Schema, Table string
-	Generation    uint32
-	State         backfill.State
-	Rows, Bytes   int64  // that have their place
-	Newer         int64  // rows left out because the stream had newer ones
-	Estimated     int64  // rows of the table, as the planner takes them to be; 0 where it has no estimate, or the copy has ended
-	Ranges, Done  int    // pieces of the table that are read beside each other
-	Waits         string // for what, "" for nothing but its turn
-	Asked         time.Time
-	Started       time.Time // zero before the first chunk
-	Finished      time.Time // zero before the end
-}
-
-func (t *copying) progress() CopyProgress {
-	p := CopyProgress{
-		Schema: t.Schema, Table: t.Table, Generation: t.Generation, State: t.State, Rows: t.Rows, Bytes: t.Bytes, Newer: t.Newer,
-		Ranges: len(t.Ranges), Waits: t.held, Asked: t.Asked, Started: t.Started, Finished: t.Finished,
-	}
-	for i := range t.Ranges {
-		if t.Ranges[i].Done {
-			p.Done++
-		}
-	}
-	if t.table != nil && !t.State.Over() {
-		for _, part := range t.table.Parts {
-			p.Estimated += max(part.Rows, 0)
-		}
-	}
-	return p
-}
-
-// tellCopies tells whoever watches how far the copies have come.
-func (l *loop) tellCopies() {
-	var out []CopyProgress
-	for _, t := range l.copy.tables {
-		if !t.State.Over() {
-			out = append(out, t.progress())
-		}
-	}
-	n := len(out)
-	for _, t := range l.copy.ended {
-		out = append(out, t.progress())
-	}
-	slices.SortFunc(out[n:], func(a, b CopyProgress) int {
-		return cmp.Or(cmp.Compare(a.Schema, b.Schema), cmp.Compare(a.Table, b.Table))
-	})
-	l.health.copies.Store(&out)
 }
 
 func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
@@ -741,7 +742,10 @@ func (l *loop) anew(t *copying, why string) {
 	l.log.Warn("the copy of a table begins anew", "table", t.name(), "reason", why)
 	l.unread(t)
 	t.Generation++
-	t.State, t.Ranges, t.Queue, t.Columns, t.Rows, t.Bytes, t.Newer, t.Started = backfill.Waiting, nil, nil, nil, 0, 0, 0, time.Time{}
+	if t.State != backfill.Paused {
+		t.State = backfill.Waiting
+	}
+	t.Ranges, t.Queue, t.Columns, t.Rows, t.Bytes, t.Newer, t.Started = nil, nil, nil, 0, 0, 0, time.Time{}
 	t.table, t.notes, t.fence = nil, nil, 0
 	l.copy.save(t)
 }
@@ -795,7 +799,7 @@ func (l *loop) note(c *decode.Change, covered bool) (contained bool, err error) 
 	if !t.notes.Change(l.builder.tx.XID, c, covered) {
 		return false, fmt.Errorf("table %s at %s: a change does not say its key", c.Relation, c.Position)
 	}
-	if t.notes.Full() {
+	if t.notes.Full() && !t.resting {
 		// The copy begins to note again, so what was delivered before needs a fence again.
 		l.lookAgain(t, "the stream brings more changes of it than are noted")
 		t.notes.Reset(t.keyOf(c.Relation))
@@ -831,6 +835,9 @@ func (l *loop) streamed(t *copying, rel *decode.Relation) {
 		if t.table != nil && !rel.Equal(t.table.Relation) {
 			l.lookAgain(t, "the table was altered")
 		}
+	}
+	if t.resting && t.notes != nil {
+		t.notes.Rest()
 	}
 }
 

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"errors"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -142,7 +143,7 @@ type health struct {
 	interval time.Duration // of heartbeats
 
 	received atomic.Int64 // bytes of pgoutput
-	copies   atomic.Pointer[[]CopyProgress]
+	copies   atomic.Pointer[copiesTold]
 	oldest   atomic.Int64 // commit time of the oldest transaction that was received and is not committed, Unix nanoseconds; 0 for none
 
 	mu         sync.Mutex // guards the following
@@ -218,7 +219,7 @@ func (p *Pipeline) Health() Health {
 	}
 	out.Totals.Received = h.received.Load()
 	if c := h.copies.Load(); c != nil {
-		out.Copies = *c
+		out.Copies = slices.Concat(c.underWay, c.ended)
 	}
 	out.Totals.Errors, out.Totals.Reconnects = maps.Clone(h.totals.Errors), maps.Clone(h.totals.Reconnects)
 	out.Totals.Incompatible = maps.Clone(h.totals.Incompatible)

@@ -68,6 +68,8 @@ func (l *loop) run(ctx context.Context) error {
 	tick := time.NewTicker(tickInterval)
 	defer tick.Stop()
 	defer l.awaitInFlight()
+	asks, shut := l.door.open()
+	defer shut()
 	stop := l.stop
 	l.health.enter(Streaming)
 	l.heartbeat.due(time.Time{}) // at once: decides on an idle database whether the witness comes
@@ -111,6 +113,8 @@ func (l *loop) run(ctx context.Context) error {
 			if err := l.answered(j); err != nil {
 				return err
 			}
+		case x := <-asks:
+			l.command(x)
 		case now := <-tick.C:
 			if err := l.tick(ctx, now); err != nil {
 				return err
@@ -186,8 +190,8 @@ func (l *loop) tick(ctx context.Context, now time.Time) error {
 	if l.stopping && !l.stopBy.IsZero() && now.After(l.stopBy) {
 		return fmt.Errorf("not drained within %v: what was in flight is settled at the next start", l.cfg.DrainTimeout)
 	}
-	if l.copy.active() {
-		l.tellCopies()
+	if l.copy.active() || l.copy.untold {
+		l.tellCopies(now)
 	}
 	if !l.stopping {
 		l.heartbeat.check(ctx, now, l.cat, l.stream.ServerEnd(), l.whole.Commit)
@@ -571,6 +575,7 @@ func (l *loop) settled(o outcome) error {
 	if o.err != nil {
 		return fmt.Errorf("publish: %w", o.err)
 	}
+	answer(o.sealed.commands)
 	hit("before-confirm")
 	// The commit LSN, never the end: so the witness is sent again at every start, and compared.
 	if w := o.sealed.checkpoint.Witness; w.Commit != 0 {
@@ -580,7 +585,7 @@ func (l *loop) settled(o outcome) error {
 	l.committed(o)
 	o.sealed.batch.Reset()
 	o.sealed.relations, o.sealed.changes, o.sealed.moved, o.sealed.superseded = o.sealed.relations[:0], nil, nil, nil
-	o.sealed.copies = nil
+	o.sealed.copies, o.sealed.commands = nil, nil
 	l.spare = o.sealed
 	return nil
 }

@@ -99,6 +99,7 @@ type Pipeline struct {
 	stop     chan struct{}
 	stopped  atomic.Bool
 	drained  atomic.Pointer[checkpoint.Checkpoint]
+	door     door
 	watched  watched
 	after    func(time.Duration) <-chan time.Time // time.After; a test's own clock
 

@@ -56,9 +56,8 @@ func (l *loop) placeChunk(ctx context.Context, t *copying, r *copyRange, j *copy
 			return err
 		}
 		p.down()
-		l.unread(t)
 		l.hold(t, err)
-		l.enter(t)
+		l.rest(t)
 		t.after = time.Now().Add(l.copy.tryMended()) // somebody has to mend it
 		return nil
 	}
@@ -107,7 +106,7 @@ func (t *copying) prune() {
 
 // finishCopy ends a copy of which nothing is left to read.
 func (l *loop) finishCopy(t *copying) {
-	if t.notes == nil || !t.RangesDone() || t.queueing || t.queued != nil || len(t.notes.Moved()) > 0 {
+	if t.State == backfill.Paused || t.notes == nil || !t.RangesDone() || t.queueing || t.queued != nil || len(t.notes.Moved()) > 0 {
 		return
 	}
 	l.log.Info("the rows of a table have been copied", "table", t.name(), "rows", t.Rows, "left_out_for_newer_ones", t.Newer,
@@ -298,6 +297,7 @@ func (l *loop) sealCopies(s *sealed) error {
 		}
 		s.copies = append(s.copies, &checkpoint.Copy{OID: t.Relation, Payload: payload})
 	}
+	s.commands, l.copy.asked = l.copy.asked, nil
 	l.copy.dirty = false
 	l.copiedBatches++
 	return nil

@@ -21,6 +21,7 @@ type sealed struct {
 	changes    []*schemaChange        // one for each of relations that is a change
 	copies     []*checkpoint.Copy     // of tables whose copy it brings further
 	read       int                    // rows of chunks that it brings, or for which the stream had newer ones
+	commands   []*copyCommand         // that are done when it is committed
 	stats      batchStats
 	sealedAt   time.Time
 }
