@@ -80,21 +80,23 @@ func (n *Notes) Change(xid uint32, c *decode.Change, covered bool) bool {
 	n.covered = covered
 	switch c.Op {
 	case decode.Insert:
-		return n.put(xid, c.New, c, false, true)
+		// An update that brings a row into the publication's row filter comes as an insert, without what it left alone: as far as the
+		// stream knows, the row has come from elsewhere.
+		came := lacks(c.New, c)
+		return n.put(xid, c.New, c, came, !came)
 	case decode.Delete:
 		return n.put(xid, c.Old, nil, false, true)
 	case decode.Update:
-		whole := !lacks(c)
 		if c.OldKind == decode.OldNone {
-			return n.put(xid, c.New, c, false, whole)
+			return n.put(xid, c.New, c, false, !lacks(c.New, c))
 		}
 		n.scratch = n.key(n.scratch[:0], c.Old)
-		old := string(n.scratch)
-		// A key column that the server left out of the new row, as a long text, is in the old one and the same.
-		if now := n.key(n.scratch[:0], c.New); now == nil || old == string(now) {
-			return old != "" && n.put(xid, c.Old, c, false, whole)
+		old, now := string(n.scratch), n.keyed(c)
+		whole := !lacks(now, c)
+		if n.scratch = n.key(n.scratch[:0], now); n.scratch != nil && old == string(n.scratch) {
+			return n.put(xid, now, c, false, whole)
 		}
-		return n.put(xid, c.Old, nil, false, true) && n.put(xid, c.New, c, true, whole)
+		return n.put(xid, c.Old, nil, false, true) && n.put(xid, now, c, true, whole)
 	case decode.Read:
 	}
 	return false
@@ -109,10 +111,25 @@ func (n *Notes) Truncate(xid uint32, covered bool) {
 	}
 }
 
-// lacks says that the stream brings an update without one of its values.
-func lacks(c *decode.Change) bool {
-	for i := range c.New {
-		if c.New[i].Kind == decode.Unchanged && (c.OldKind != decode.OldRow || i >= len(c.Old) || c.Old[i].Kind == decode.Unchanged) {
+// keyed is the new row of an update with its whole key: a column of it that the server left out, as a long text, is in the old row
+// and the same, while the others may have changed.
+func (n *Notes) keyed(c *decode.Change) decode.Tuple {
+	out, copied := c.New, false
+	for _, k := range n.columns {
+		if k < len(out) && k < len(c.Old) && out[k].Kind == decode.Unchanged {
+			if !copied {
+				out, copied = slices.Clone(out), true
+			}
+			out[k] = c.Old[k]
+		}
+	}
+	return out
+}
+
+// lacks says that the stream brings the new row of a change without one of its values.
+func lacks(row decode.Tuple, c *decode.Change) bool {
+	for i := range row {
+		if row[i].Kind == decode.Unchanged && (c.OldKind != decode.OldRow || i >= len(c.Old) || c.Old[i].Kind == decode.Unchanged) {
 			return true
 		}
 	}

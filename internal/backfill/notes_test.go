@@ -3,6 +3,7 @@ package backfill
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -12,16 +13,19 @@ import (
 	"walferry/decode"
 )
 
-// A server of one table with a key, a value and a large value: transactions take locks of rows, commit into a WAL, and are seen
-// by others at some time after that. Every interleaving that matters is one of its steps, in an order that a seed gives.
+// A server of one table with a key of two columns, a value and a large value: transactions take locks of rows, commit into a WAL,
+// and are seen by others at some time after that. Every interleaving that matters is one of its steps, in an order that a seed
+// gives. The publication has a row filter, which keys above a number do not pass; and its columns may change while others write.
 type server struct {
-	r    *rand.Rand
-	next uint32 // XID
-	open []*transaction
-	wal  []*transaction // committed, in their order
-	rows map[int]row    // as of all that is committed
-	lock map[int]*transaction
-	log  []string
+	r       *rand.Rand
+	version int    // of what is published
+	large   bool   // the second column of the key is out of line, too, so an update leaves it out and brings the old key
+	next    uint32 // XID
+	open    []*transaction
+	wal     []*transaction // committed, in their order
+	rows    map[int]row    // as of all that is committed
+	lock    map[int]*transaction
+	log     []string
 }
 
 type row struct{ value, large string }
@@ -37,6 +41,8 @@ type transaction struct {
 // change is what the stream brings of one operation.
 type change struct {
 	c        decode.Change
+	now      row // that it brings, or leaves out
+	version  int
 	truncate bool
 }
 
@@ -46,11 +52,34 @@ func (s *server) logf(format string, args ...any) {
 
 func datum(v string) decode.Datum { return decode.Datum{Kind: decode.Text, Data: []byte(v)} }
 
-func tuple(key int, r row) decode.Tuple {
-	return decode.Tuple{datum(r.value), datum(strconv.Itoa(key)), datum(r.large)}
+// keys are those of the table; only the first of them pass the row filter.
+const keys, published = 8, 6
+
+// layout is where a version of the table has its columns.
+type layout struct{ first, second, value, large int }
+
+var layouts = [2]layout{{1, 3, 0, 2}, {2, 0, 3, 1}}
+
+func (l *layout) columns() []int { return []int{l.first, l.second} }
+
+func tuple(version, key int, r row) decode.Tuple {
+	l, out := layouts[version], identity(version, key)
+	out[l.value], out[l.large] = datum(r.value), datum(r.large)
+	return out
 }
 
-const keyColumn = 1
+// identity is a row with the values of its key alone.
+func identity(version, key int) decode.Tuple {
+	l, out := layouts[version], slices.Repeat(decode.Tuple{{Kind: decode.Null}}, 4)
+	out[l.first], out[l.second] = datum(strconv.Itoa(key%2)), datum(strconv.Itoa(key/2))
+	return out
+}
+
+func keyOf(k Key) int {
+	a, _ := strconv.Atoi(string(k[0].Data))
+	b, _ := strconv.Atoi(string(k[1].Data))
+	return 2*b + a
+}
 
 func (t *transaction) get(s *server, key int) (row, bool) {
 	if r, ok := t.rows[key]; ok {
@@ -82,39 +111,32 @@ func (s *server) begin() {
 }
 
 // work does one operation of an open transaction.
-func (s *server) work(t *transaction, keys int) {
+func (s *server) work(t *transaction) {
 	key := 1 + s.r.IntN(keys)
 	if !s.take(t, key) {
 		return
 	}
 	old, there := t.get(s, key)
 	fresh := row{value: fmt.Sprintf("v%d.%d", t.xid, len(t.changes)), large: fmt.Sprintf("l%d.%d", t.xid, len(t.changes))}
-	add := func(c decode.Change) { t.changes = append(t.changes, change{c: c}) }
-	unchanged := decode.Datum{Kind: decode.Unchanged}
 	if !there {
 		t.rows[key] = &fresh
-		add(decode.Change{Op: decode.Insert, New: tuple(key, fresh)})
+		s.publish(t, 0, key, fresh, false)
 		s.logf("%d insert %d", t.xid, key)
 		return
-	}
-	identity := func() decode.Tuple {
-		return decode.Tuple{{Kind: decode.Null}, datum(strconv.Itoa(key)), {Kind: decode.Null}}
 	}
 	switch s.r.IntN(8) {
 	case 0, 1, 2:
 		kept := row{fresh.value, old.large}
 		t.rows[key] = &kept
-		n := tuple(key, kept)
-		n[2] = unchanged
-		add(decode.Change{Op: decode.Update, New: n})
+		s.publish(t, key, key, kept, true)
 		s.logf("%d update %d, large value unchanged", t.xid, key)
 	case 3:
 		t.rows[key] = &fresh
-		add(decode.Change{Op: decode.Update, New: tuple(key, fresh)})
+		s.publish(t, key, key, fresh, false)
 		s.logf("%d update %d", t.xid, key)
 	case 4:
 		t.rows[key] = nil
-		add(decode.Change{Op: decode.Delete, Old: identity(), OldKind: decode.OldKey})
+		s.publish(t, key, 0, row{}, false)
 		s.logf("%d delete %d", t.xid, key)
 	case 5, 6:
 		to := 1 + s.r.IntN(keys)
@@ -123,9 +145,7 @@ func (s *server) work(t *transaction, keys int) {
 		}
 		kept := row{fresh.value, old.large}
 		t.rows[key], t.rows[to] = nil, &kept
-		n := tuple(to, kept)
-		n[2] = unchanged
-		add(decode.Change{Op: decode.Update, Old: identity(), OldKind: decode.OldKey, New: n})
+		s.publish(t, key, to, kept, true)
 		s.logf("%d move %d to %d, large value unchanged", t.xid, key, to)
 	case 7:
 		if s.r.IntN(6) > 0 {
@@ -140,9 +160,35 @@ func (s *server) work(t *transaction, keys int) {
 			s.lock[k] = t
 		}
 		t.rows, t.truncated = map[int]*row{}, true
-		t.changes = append(t.changes, change{truncate: true})
+		t.changes = append(t.changes, change{truncate: true, version: s.version})
 		s.logf("%d truncate", t.xid)
 	}
+}
+
+// publish is what the stream will bring of a change from one key to another; 0 for none. unchanged: the large value was left alone.
+func (s *server) publish(t *transaction, from, to int, now row, unchanged bool) {
+	v := s.version
+	l := &layouts[v]
+	c := decode.Change{Op: decode.Update}
+	if from != 0 && (to != from || s.large) {
+		c.Old, c.OldKind = identity(v, from), decode.OldKey
+	}
+	if to != 0 {
+		if c.New = tuple(v, to, now); unchanged {
+			c.New[l.large] = decode.Datum{Kind: decode.Unchanged}
+		}
+	}
+	switch was, is := from != 0 && from <= published, to != 0 && to <= published; {
+	case !was && !is:
+		return
+	case !was: // with all of its key
+		c.Op, c.Old, c.OldKind = decode.Insert, nil, decode.OldNone
+	case !is:
+		c.Op, c.Old, c.OldKind, c.New = decode.Delete, identity(v, from), decode.OldKey, nil
+	case s.large && from/2 == to/2:
+		c.New[l.second] = decode.Datum{Kind: decode.Unchanged}
+	}
+	t.changes = append(t.changes, change{c: c, now: now, version: v})
 }
 
 func (s *server) commit(i int) {
@@ -213,6 +259,7 @@ type copying struct {
 	consumer  map[int]row // with "" for a large value that no event has brought
 	reads     map[int]int
 	notes     *Notes
+	noted     int // the version of what is noted; -1 for none
 	fence     uint64
 	chunks    []*read
 	todo      [][]int // ranges of keys that are not read
@@ -221,11 +268,12 @@ type copying struct {
 }
 
 type read struct {
-	s     decode.Snapshot
-	h     int
-	keys  []int
-	rows  map[int]row
-	asked bool // for its keys, which have moved
+	s       decode.Snapshot
+	h       int
+	version int
+	keys    []int
+	rows    map[int]row
+	asked   bool // for its keys, which have moved
 }
 
 func (c *copying) deliver() {
@@ -233,6 +281,9 @@ func (c *copying) deliver() {
 	c.delivered++
 	for i := range t.changes {
 		x := &t.changes[i]
+		if c.notes != nil && x.version != c.noted {
+			c.streamed(x.version)
+		}
 		if x.truncate {
 			clear(c.consumer)
 			if c.notes != nil {
@@ -240,20 +291,27 @@ func (c *copying) deliver() {
 			}
 			continue
 		}
-		ch := &x.c
+		ch, l := &x.c, &layouts[x.version]
 		// Delete and create of a row that has moved name each other in their headers, so a large value can go along.
 		var moved row
+		from := 0
 		if ch.Old != nil {
-			k, _ := strconv.Atoi(string(ch.Old[keyColumn].Data))
-			moved = c.consumer[k]
-			delete(c.consumer, k)
+			from = keyOf(KeyOf(ch.Old, l.columns()))
+			moved = c.consumer[from]
+			delete(c.consumer, from)
 		}
 		if ch.New != nil {
-			k, _ := strconv.Atoi(string(ch.New[keyColumn].Data))
-			r := row{string(ch.New[0].Data), string(ch.New[2].Data)}
+			key := slices.Clone(ch.New)
+			if key[l.second].Kind == decode.Unchanged {
+				key[l.second] = ch.Old[l.second]
+			}
+			k := keyOf(KeyOf(key, l.columns()))
+			r := row{string(ch.New[l.value].Data), string(ch.New[l.large].Data)}
 			switch {
-			case ch.New[2].Kind != decode.Unchanged:
-			case ch.OldKind == decode.OldNone:
+			case ch.New[l.large].Kind != decode.Unchanged:
+			case ch.Op == decode.Insert && c.queued:
+				r = x.now // nothing is read any more: what the stream leaves out then is no matter of the copy
+			case from == 0:
 				r.large = c.consumer[k].large
 			default:
 				r.large = moved.large
@@ -268,13 +326,35 @@ func (c *copying) deliver() {
 	c.logf("%d delivered", t.xid)
 }
 
+// streamed takes another version of the table: whoever alters what is published waits for nobody, so all that was noted before
+// needs another fence.
+func (c *copying) streamed(version int) {
+	c.notes.Reset(layouts[version].columns())
+	if c.noted >= 0 {
+		c.fence = 0
+		for _, x := range c.chunks {
+			c.again(x)
+		}
+		c.chunks = nil
+	}
+	c.noted = version
+}
+
+// again has a chunk read again.
+func (c *copying) again(x *read) {
+	c.logf("keys %v are read again", x.keys)
+	if !x.asked {
+		c.todo = append(c.todo, x.keys)
+	}
+}
+
 // chunk reads the next range, if the fence lets it.
 func (c *copying) chunk() {
 	s := c.snapshot()
 	if s.Xmin < c.fence {
 		return
 	}
-	x := &read{s: s, h: len(c.wal), rows: map[int]row{}}
+	x := &read{s: s, h: len(c.wal), version: c.version, rows: map[int]row{}}
 	switch {
 	case len(c.todo) > 0:
 		x.keys, c.todo = c.todo[0], c.todo[1:]
@@ -285,8 +365,7 @@ func (c *copying) chunk() {
 		return
 	default:
 		for _, k := range c.notes.Moved() {
-			n, _ := strconv.Atoi(string(k[0].Data))
-			x.keys = append(x.keys, n)
+			x.keys = append(x.keys, keyOf(k))
 		}
 		slices.Sort(x.keys)
 		x.asked = true
@@ -313,25 +392,31 @@ func (c *copying) place() {
 	}
 	x := c.chunks[0]
 	c.chunks = c.chunks[1:]
+	l := &layouts[x.version]
 	var moved []int
 	for _, k := range c.notes.Moved() {
-		n, _ := strconv.Atoi(string(k[0].Data))
-		moved = append(moved, n)
+		moved = append(moved, keyOf(k))
 	}
-	for _, k := range x.keys {
+	for at, k := range x.keys {
 		r, ok := x.rows[k]
 		if !ok {
 			continue
 		}
-		verdict, out := c.notes.Row(&x.s, tuple(k, r), []int{keyColumn})
+		verdict, out := c.notes.Row(&x.s, tuple(x.version, k, r), l.columns())
 		c.logf("key %d placed at %d: %d", k, c.delivered, verdict)
 		if (verdict == Current) != x.s.Sees(c.newest(k)) {
 			c.err = fmt.Errorf("key %d gets verdict %d, its newest change is of %d", k, verdict, c.newest(k))
 		}
-		if verdict == Older || x.asked && !c.notes.Has(Key{datum(strconv.Itoa(k))}) {
+		if verdict == Mixed && x.version != c.noted {
+			// The stream has not come to the version that the chunk has.
+			x.keys = x.keys[at:]
+			c.again(x)
+			return
+		}
+		if verdict == Older || x.asked && !c.notes.Has(KeyOf(out, l.columns())) {
 			continue
 		}
-		got := row{string(out[0].Data), string(out[2].Data)}
+		got := row{string(out[l.value].Data), string(out[l.large].Data)}
 		if want, there := c.rows[k]; !there || got != want {
 			c.err = fmt.Errorf("key %d is placed as %v, and is %v (%t) there", k, got, want, there)
 		}
@@ -339,11 +424,11 @@ func (c *copying) place() {
 			c.err = fmt.Errorf("key %d comes twice", k)
 		}
 		c.consumer[k] = got
-		c.notes.Placed(out, []int{keyColumn})
+		c.notes.Placed(out, l.columns())
 	}
 	if x.asked {
 		for _, k := range x.keys {
-			c.notes.Asked(&x.s, Key{datum(strconv.Itoa(k))})
+			c.notes.Asked(&x.s, KeyOf(identity(x.version, k), l.columns()))
 		}
 	}
 	// The snapshot of this one is not newer than those of the others.
@@ -377,6 +462,7 @@ func TestNotes(t *testing.T) {
 		if c.err != nil {
 			t.Fatalf("seed %d: %v\n%s", seed, c.err, join(c.log))
 		}
+		maps.DeleteFunc(c.server.rows, func(k int, _ row) bool { return k > published })
 		for k, want := range c.server.rows {
 			if got := c.consumer[k]; got != want {
 				t.Fatalf("seed %d: the consumer has key %d as %v, the table as %v\n%s", seed, k, got, want, join(c.log))
@@ -400,10 +486,9 @@ func TestNotes(t *testing.T) {
 }
 
 func history(seed uint64) *copying {
-	const keys = 6
 	r := rand.New(rand.NewPCG(seed, 7))
-	c := &copying{server: &server{r: r, next: 100, rows: map[int]row{}, lock: map[int]*transaction{}},
-		rows: map[int]row{}, consumer: map[int]row{}, reads: map[int]int{}, todo: [][]int{{1, 2}, {3, 4}, {5, 6}}}
+	c := &copying{server: &server{r: r, next: 100, rows: map[int]row{}, lock: map[int]*transaction{}, large: seed%2 == 0},
+		noted: -1, rows: map[int]row{}, consumer: map[int]row{}, reads: map[int]int{}, todo: [][]int{{1, 2}, {3, 4}, {5, 6}}}
 	// Rows from before the slot, which no event brings.
 	for k := 1; k <= keys; k++ {
 		if r.IntN(3) > 0 {
@@ -422,11 +507,15 @@ func history(seed uint64) *copying {
 			c.err = errors.New("the copy does not come to its end")
 		}
 		hidden := slices.DeleteFunc(slices.Clone(c.wal), func(t *transaction) bool { return t.seen })
+		if i < steps && r.IntN(40) == 0 {
+			c.version = 1 - c.version
+			c.logf("version %d", c.version)
+		}
 		switch x := r.IntN(20); {
 		case x < 3 && i < steps:
 			c.begin()
 		case x < 9 && len(c.open) > 0 && i < steps:
-			c.work(c.open[r.IntN(len(c.open))], keys)
+			c.work(c.open[r.IntN(len(c.open))])
 		case x < 11 && len(c.open) > 0:
 			c.commit(r.IntN(len(c.open)))
 		case x < 13 && len(hidden) > 0:
@@ -434,7 +523,7 @@ func history(seed uint64) *copying {
 		case x < 16 && c.delivered < len(c.wal):
 			c.deliver()
 		case x < 18 && c.notes == nil:
-			c.notes = NewNotes([]int{keyColumn}, 1<<20, nil)
+			c.notes = NewNotes(nil, 1<<20, nil)
 			c.logf("noting begins")
 		case x < 18 && c.fence == 0 && c.notes != nil:
 			c.fence = uint64(c.next)
