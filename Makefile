@@ -4,6 +4,8 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unk
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 30s
 ROUNDS   ?= 50
+ROWS     ?= 5000000
+KILLS    ?= 30
 SEED     ?= $(shell date +%s)
 COUNT    := go run ./internal/testbed/testcount
 LINT     := go tool -modfile=tools/go.mod golangci-lint
@@ -46,10 +48,12 @@ bench: build fetch
 	WALFERRY_REGISTRY_SCHEMAS=50000 go test -count=1 -run '^TestManySchemas$$' -v ./cmd/walferry
 	go run ./bench
 
-# The crash test and the one of flat memory at full length; `make test` has them small. What the first found is in build/soak.md.
+# The crash tests of stream and first copy and the one of flat memory at full length; `make test` has them small. What the first two
+# found is in build/soak.md and build/soak-copy.md.
 soak: fetch
 	WALFERRY_CRASH_ROUNDS=$(ROUNDS) WALFERRY_CRASH_SEED=$(SEED) WALFERRY_MEMORY_FULL=1 \
-		$(COUNT) go test -count=1 -timeout 12h -run '^(TestCrash|TestFlatMemory)$$' ./cmd/walferry
+	WALFERRY_FIRE_ROWS=$(ROWS) WALFERRY_FIRE_ROUNDS=$(KILLS) WALFERRY_FIRE_SEED=$(SEED) \
+		$(COUNT) go test -count=1 -timeout 12h -run '^(TestCrash|TestCopyFire|TestFlatMemory)$$' ./cmd/walferry
 
 demo: build
 	build/walferry demo
