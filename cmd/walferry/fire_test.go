@@ -138,7 +138,7 @@ admin: {listen: %q}
 		// A life copies about a 50th of the rows, so that there are some left for the last one.
 		share := random.Int64N(rows/25 + 1)
 		l := live(t, binary, fmt.Sprintf("run-%d.log", n+1), config, aim.env(soak, random)...)
-		aim.await(l, share, random)
+		aim.await(l, soak, share, random)
 		r.add(aim, l.strike())
 		t.Logf("round %d: %s: %s (%s), %d rows committed", n+1, aim, r.kills[n].at, r.kills[n].at.last, r.kills[n].at.committed)
 	}
@@ -463,8 +463,8 @@ func (a fireAim) env(soak bool, random *rand.Rand) []string {
 		switch n := 1 + random.IntN(3); a {
 		case fireWaits:
 			points = append(points, fmt.Sprintf("pipeline/chunk-pending=count:%d:kill", n))
-		case fireOpened: // the first transaction is the session's record
-			points = append(points, fmt.Sprintf("publish-added=count:%d:kill", 2+n))
+		case fireOpened: // await has it go on until a chunk is in the transaction
+			points = append(points, "publish-added=stop")
 		case fireBetween:
 			points = append(points, fmt.Sprintf("pipeline/chunk-committed=count:%d:kill", n))
 		case fireAny, fireStart:
@@ -478,8 +478,8 @@ func (a fireAim) env(soak bool, random *rand.Rand) []string {
 	return []string{"WALFERRY_FAILPOINTS=" + strings.Join(points, ",")}
 }
 
-// await waits for the moment, which comes after so many rows were committed, whatever time they take.
-func (a fireAim) await(l *life, share int64, random *rand.Rand) {
+// await waits for the moment, which in a soak comes after so many rows were committed, whatever time they take.
+func (a fireAim) await(l *life, soak bool, share int64, random *rand.Rand) {
 	const atMost = 5 * time.Minute
 	switch a {
 	case fireStart:
@@ -491,8 +491,20 @@ func (a fireAim) await(l *life, share int64, random *rand.Rand) {
 		return
 	case fireWaits, fireOpened, fireBetween:
 	}
-	l.until(time.Millisecond, atMost, func() bool { return l.at("pipeline/chunk-rows-committed").Hits >= uint64(share) })
-	l.until(20*time.Microsecond, atMost, func() bool { return a.in(l.firePlace()) })
+	if soak {
+		l.until(time.Millisecond, atMost, func() bool { return l.at("pipeline/chunk-rows-committed").Hits >= uint64(share) })
+		l.until(20*time.Microsecond, atMost, func() bool { return a.in(l.firePlace()) })
+		return
+	}
+	l.until(5*time.Millisecond, atMost, func() bool {
+		if a.in(l.firePlace()) {
+			return true
+		}
+		if err := l.Signal(syscall.SIGCONT); err != nil && l.Running() {
+			l.t.Fatal(err)
+		}
+		return false
+	})
 }
 
 // in says whether a place is the one that is aimed at.
