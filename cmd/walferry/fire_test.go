@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -76,7 +77,6 @@ source:
   dsn: %q
   all_tables: true
   heartbeat: 1s
-  wal_sender_timeout: 5s
   publication: {create: false}
 backfill: {mode: initial, workers: %d, buffer_bytes: 1MiB, chunk_time: 50ms}
 kafka:
@@ -100,7 +100,7 @@ admin: {listen: %q}
 		t.Fatalf("the first start did not come to the stream: %v", first.Err())
 	}
 
-	watch := &watcher{open: map[string]*opened{}, most: behind}
+	watch := &watcher{open: map[string]*opened{}, keys: map[string][]string{}, most: behind}
 	watching, unwatch := context.WithCancel(t.Context())
 	var watchers sync.WaitGroup
 	watchers.Go(func() { watch.run(watching, pg.Connect(testbed.Superuser)) })
@@ -112,7 +112,7 @@ admin: {listen: %q}
 	var written error
 	writers.Go(func() {
 		stats, written = workload.Run(writing, workload.Config{
-			DSN: pg.DSN(testbed.Owner), Seed: seed, Writers: 8, Rate: rate, Tables: workload.Fire(), Rows: tables, Pace: watch.pace,
+			DSN: pg.DSN(testbed.Owner), Seed: seed, Writers: 8, Rate: rate, Tables: workload.Fire(), Rows: tables, Pace: watch.pace, Near: watch.near,
 		})
 	})
 	defer writers.Wait()
@@ -143,7 +143,7 @@ admin: {listen: %q}
 		t.Logf("round %d: %s: %s (%s), %d rows committed", n+1, aim, r.kills[n].at, r.kills[n].at.last, r.kills[n].at.committed)
 	}
 
-	last := live(t, binary, "run-last.log", config)
+	last := live(t, binary, "run-last.log", config, "WALFERRY_FAILPOINTS=pipeline/chunk-snapshot=sleep:5ms")
 	ended := awaitCopies(t, "http://"+adminAddr+"/status", len(tables))
 	r.copied = time.Since(begin).Seconds()
 	stop()
@@ -217,15 +217,24 @@ func numberFrom(t *testing.T, name string, otherwise int64) int64 {
 	return n
 }
 
-// watcher looks at the server five times a second: how far the stream is behind, for which the writers wait, and how long our
-// transactions are open.
+// watcher looks at the server twenty times a second: how far the stream is behind, for which the writers wait, where chunks are
+// being read, where they write, and how long our transactions are open.
 type watcher struct {
 	most   int64 // bytes that the stream may be behind
 	behind atomic.Int64
 	open   map[string]*opened // by process and begin
 	looks  int
 	err    error
+
+	mu   sync.Mutex
+	keys map[string][]string // behind which chunks of a table were read last; guarded by mu
 }
+
+// readFrom finds the table in a statement of ours that reads a chunk, and literals the key behind which it reads.
+var (
+	readFrom = regexp.MustCompile(`^COPY \(.* FROM ONLY public\.(\w+) WHERE`)
+	literals = regexp.MustCompile(`'(?:[^']|'')*'::\w+`)
+)
 
 // opened is a transaction of ours.
 type opened struct {
@@ -234,7 +243,7 @@ type opened struct {
 }
 
 func (w *watcher) run(ctx context.Context, c *pgx.Conn) {
-	look := time.NewTicker(200 * time.Millisecond)
+	look := time.NewTicker(50 * time.Millisecond)
 	defer look.Stop()
 	for {
 		if err := w.look(ctx, c); err != nil {
@@ -257,25 +266,52 @@ func (w *watcher) look(ctx context.Context, c *pgx.Conn) error {
 		return err
 	}
 	w.behind.Store(behind)
-	rows, err := c.Query(ctx, `SELECT pid || ' ' || xact_start, query LIKE '%marks%', extract(epoch FROM clock_timestamp() - xact_start)::float8
-		FROM pg_stat_activity WHERE application_name = 'walferry_fire' AND backend_type = 'client backend' AND xact_start IS NOT NULL`)
+	rows, err := c.Query(ctx, `SELECT coalesce(pid || ' ' || xact_start, ''), query, coalesce(extract(epoch FROM clock_timestamp() - xact_start), 0)::float8
+		FROM pg_stat_activity WHERE application_name = 'walferry_fire' AND backend_type = 'client backend'`)
 	if err != nil {
 		return err
 	}
 	w.looks++
-	var id string
-	var loose bool
+	var id, query string
 	var age float64
-	_, err = pgx.ForEachRow(rows, []any{&id, &loose, &age}, func() error {
+	keys := map[string][]string{}
+	_, err = pgx.ForEachRow(rows, []any{&id, &query, &age}, func() error {
+		if m := readFrom.FindStringSubmatch(query); m != nil {
+			columns := 1
+			if m[1] == workload.Pairs {
+				columns = 2
+			}
+			if key := literals.FindAllString(query, columns); len(key) == columns {
+				keys[m[1]] = append(keys[m[1]], strings.Join(key, ", "))
+			}
+		}
+		if id == "" {
+			return nil
+		}
 		o := w.open[id]
 		if o == nil {
 			o = &opened{}
 			w.open[id] = o
 		}
-		o.loose, o.age = o.loose || loose, max(o.age, time.Duration(age*float64(time.Second)))
+		o.loose, o.age = o.loose || strings.Contains(query, workload.Marks), max(o.age, time.Duration(age*float64(time.Second)))
 		return nil
 	})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for table, k := range keys {
+		w.keys[table] = k
+	}
 	return err
+}
+
+// near is a key behind which a chunk was read last, for the writers.
+func (w *watcher) near(table string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if k := w.keys[table]; len(k) > 0 {
+		return k[rand.IntN(len(k))]
+	}
+	return ""
 }
 
 // pace holds the writers back while the stream is too far behind: a slow machine makes the test slower, and never red.
@@ -454,12 +490,12 @@ func fireAims(random *rand.Rand, soak bool) []fireAim {
 }
 
 // env is what the process has in its environment that this aim is for. The few rows of a short run are copied in a moment: there
-// the process kills itself where it is aimed at, and reads its chunks slowly. In a soak it is killed from outside; only the
-// place between two steps that follow each other in microseconds is held open for some milliseconds.
+// the process kills itself where it is aimed at. In a soak it is killed from outside; only the place between a commit and the next
+// snapshot is held open for some milliseconds. And between a chunk's snapshot and its rows there is time for changes.
 func (a fireAim) env(soak bool, random *rand.Rand) []string {
 	var points []string
 	if !soak {
-		points = append(points, "pipeline/chunk-begin=sleep:20ms")
+		points = append(points, "pipeline/chunk-snapshot=sleep:20ms")
 		switch n := 1 + random.IntN(3); a {
 		case fireWaits:
 			points = append(points, fmt.Sprintf("pipeline/chunk-pending=count:%d:kill", n))
@@ -469,8 +505,14 @@ func (a fireAim) env(soak bool, random *rand.Rand) []string {
 			points = append(points, fmt.Sprintf("pipeline/chunk-committed=count:%d:kill", n))
 		case fireAny, fireStart:
 		}
-	} else if a == fireBetween {
-		points = append(points, "pipeline/chunk-locked=sleep:5ms")
+	} else {
+		switch a {
+		case fireBetween:
+			points = append(points, "pipeline/chunk-locked=sleep:5ms")
+		case fireAny, fireStart:
+			points = append(points, "pipeline/chunk-snapshot=sleep:20ms")
+		case fireWaits, fireOpened:
+		}
 	}
 	if points == nil {
 		return nil
@@ -589,7 +631,7 @@ func (r *fireReport) markdown() string {
 	line("| workload | %s; %d changes were on the stream, %d contained in a copy |", r.written, r.events, r.contained)
 	line("| records | %d, of these %d reads |", r.records, r.reads)
 	line("| rows that COPY read of tables with a key | %d; rows there at first %d, rows that came to a key meanwhile %d, rows in flight at the kills %d |", r.read, r.keyed, r.came, r.inFlight())
-	line("| longest transaction of ours seen open | %.1f s; that of the table without a key %.1f s (%d looks at `pg_stat_activity`, 5 a second) |", r.longest.Seconds(), r.longestLoose.Seconds(), r.samples)
+	line("| longest transaction of ours seen open | %.1f s; that of the table without a key %.1f s (%d looks at `pg_stat_activity`, up to 20 a second) |", r.longest.Seconds(), r.longestLoose.Seconds(), r.samples)
 	account, samples, _ := strings.Cut(strings.TrimSpace(r.account), "\n")
 	line("| account | %s |", account)
 	line("\n| table | rows placed | left out for newer ones | generation |\n| --- | --- | --- | --- |")

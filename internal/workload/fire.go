@@ -77,6 +77,14 @@ func (w *writer) any(table string) int64 {
 	return w.rng.Int64N(2 * w.cfg.Rows[table])
 }
 
+// near is a key behind which the next row is taken that is changed; "" for anywhere.
+func (w *writer) near(table string) string {
+	if w.cfg.Near == nil || w.rng.IntN(2) == 0 {
+		return ""
+	}
+	return w.cfg.Near(table)
+}
+
 // fire makes a statement on one row of a table of CreateFire. A row that is deleted comes back with its key in the same
 // statement or never: only so its version is certain to be a higher one.
 func (w *writer) fire(s statement) statement {
@@ -84,6 +92,9 @@ func (w *writer) fire(s statement) statement {
 	switch s.table {
 	case Counters, Blobs:
 		here := fmt.Sprintf("id = (SELECT min(id) FROM %s WHERE id >= $1)", s.table)
+		if near := w.near(s.table); near != "" {
+			here = fmt.Sprintf("id = (SELECT min(id) FROM %s WHERE id > %s + %d AND $1::bigint >= 0)", s.table, near, w.rng.IntN(map[string]int{Counters: 4000, Blobs: 300}[s.table]))
+		}
 		value, text := "note", fmt.Sprintf("by %d", w.id)
 		if s.table == Blobs {
 			value, text = "body", w.letters(2100+w.rng.IntN(600))
@@ -116,6 +127,9 @@ func (w *writer) fire(s statement) statement {
 	case Pairs:
 		name := fmt.Sprintf(`%s[1 + $1::bigint %% 7] || $1 %% 90`, names)
 		here := fmt.Sprintf("(a, b) = (SELECT a, b FROM pairs WHERE (a, b) >= (%s, md5($1::text)::uuid) ORDER BY a, b LIMIT 1)", name)
+		if near := w.near(s.table); near != "" {
+			here = fmt.Sprintf("(a, b) = (SELECT a, b FROM pairs WHERE (a, b) > (%s) AND $1::bigint >= 0 ORDER BY a, b OFFSET %d LIMIT 1)", near, w.rng.IntN(2000))
+		}
 		switch w.rng.IntN(6) {
 		case 0:
 			s.sql, s.args = "DELETE FROM pairs WHERE "+here, []any{s.key}

@@ -104,6 +104,9 @@ type Config struct {
 	Tables []string
 	// Rows that the tables of CreateFire had at first, where Tables are of these.
 	Rows map[string]int64
+	// Near says where in a table of CreateFire half of the changes are to be: a little behind that key, its columns as they stand in
+	// SQL; "" for anywhere. Nil: anywhere.
+	Near func(table string) string
 	// Pace is called before each transaction, which waits for its end. Nil: none.
 	Pace func(context.Context)
 	// DDL makes the first writer add and drop columns of orders now and then (if Tables has it).
