@@ -450,6 +450,9 @@ func (l *loop) answered(j *copyJob) error {
 		if j.epoch != t.epoch {
 			return nil
 		}
+		if j.whole != nil && j.whole.seen != nil {
+			l.anew(t, "its reading was broken off")
+		}
 		l.hold(t, j.err)
 		return nil
 	}
@@ -788,7 +791,10 @@ func (l *loop) note(c *decode.Change, covered bool) (contained bool, err error) 
 	}
 	if t.whole != nil {
 		t.streamed = c.Relation
-		return t.whole.contains(l.builder.tx.XID), nil
+		if contained = t.whole.contains(l.builder.tx.XID); !contained {
+			l.changedWhole(t, c.Relation)
+		}
+		return contained, nil
 	}
 	if c.Relation != t.streamed {
 		l.streamed(t, c.Relation)

@@ -76,6 +76,13 @@ func (s *stage) hold(place string) *held {
 	return h
 }
 
+// nobody holds nobody any more who has not been held yet.
+func (s *stage) nobody() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.next)
+}
+
 // wait waits until somebody is held.
 func (h *held) wait() {
 	h.stage.t.Helper()
@@ -389,9 +396,9 @@ func (f *forced) story(table string, keyColumns ...string) map[string][]string {
 	if !slices.ContainsFunc(events, func(e event) bool { return e.Key != nil }) {
 		// Without keys only what is in one partition has an order.
 		slices.SortStableFunc(events, func(x, y event) int {
-			at := func(e event) int64 { return e.at("source", "commit_lsn").(int64) }
+			at := func(e event, lsn string) int64 { return e.at("source", lsn).(int64) }
 			emptied := func(e event) int { return strings.Index("t", e.value["op"].(string)) }
-			return cmp.Or(cmp.Compare(at(x), at(y)), cmp.Compare(emptied(y), emptied(x)))
+			return cmp.Or(cmp.Compare(at(x, "commit_lsn"), at(y, "commit_lsn")), cmp.Compare(at(x, "lsn"), at(y, "lsn")), cmp.Compare(emptied(y), emptied(x)))
 		})
 	}
 	for _, e := range events {

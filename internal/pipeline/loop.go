@@ -388,12 +388,17 @@ func (l *loop) truncate(ctx context.Context, c *decode.Truncate) error {
 			l.stats.uncaptured++
 			continue
 		}
-		if w := l.copy.find(rel.ID); w != nil && w.whole != nil && w.whole.contains(l.builder.tx.XID) && !drop {
+		w := l.copy.find(rel.ID)
+		contained := w != nil && w.whole != nil && w.whole.contains(l.builder.tx.XID)
+		if contained && !drop {
 			l.stats.contained++
 			continue
 		}
 		if part, err = l.builder.truncated(t, c, part, drop); err != nil {
 			return fmt.Errorf("truncate of %s at %s: %w", rel, c.Position, err)
+		}
+		if w != nil && w.whole != nil && !contained {
+			l.truncatedWhole(w)
 		}
 	}
 	// A truncate that made no record moves nothing: a position without a record would lie in a transaction that

@@ -23,6 +23,7 @@ import (
 //
 // Broken off, it begins anew, under the next generation and behind a truncate event of its own.
 type whole struct {
+	bytes   int             // of a piece
 	ready   chan struct{}   // the worker holds the locks, and no older transaction is open
 	proceed chan struct{}   // the stream stands still
 	taken   chan wholeTaken // the snapshot
@@ -48,7 +49,7 @@ var errGivenUp = errors.New("the copy of the table was given up")
 
 func newWhole(bytes int) *whole {
 	w := &whole{
-		ready: make(chan struct{}, 1), proceed: make(chan struct{}, 1), taken: make(chan wholeTaken, 1), verdict: make(chan bool, 1),
+		bytes: bytes, ready: make(chan struct{}, 1), proceed: make(chan struct{}, 1), taken: make(chan wholeTaken, 1), verdict: make(chan bool, 1),
 		buffers: make(chan []byte, 2), quit: make(chan struct{}), left: map[uint32]bool{},
 	}
 	w.buffers <- make([]byte, 0, bytes)
@@ -108,7 +109,7 @@ func (w *whole) read(ctx context.Context, conn *source.CopyConn, j *copyJob, res
 	}
 	read := time.Now()
 	hit("whole-snapshot")
-	return conn.Whole(ctx, j.table, j.copying.Where, cap(j.buffer), func(data []byte, rows int) ([]byte, error) {
+	return conn.Whole(ctx, j.table, j.copying.Where, w.bytes, func(data []byte, rows int) ([]byte, error) {
 		if rows > 0 {
 			p := &copyJob{copying: j.copying, epoch: j.epoch, whole: w, piece: true, chunk: &source.Chunk{Data: data, Rows: rows, Read: read}}
 			select {
@@ -153,6 +154,9 @@ func (l *loop) pieceRead(t *copying, j *copyJob) {
 // placeWhole brings the copy of a table without a key on, between two transactions.
 func (l *loop) placeWhole(ctx context.Context, t *copying) error {
 	w := t.whole
+	if l.delivered == 0 {
+		return nil // nothing has shown yet that the stream is ours, and its events have no place
+	}
 	select {
 	case <-w.ready:
 		if err := l.takeWhole(ctx, t); err != nil {
@@ -172,17 +176,35 @@ func (l *loop) placeWhole(ctx context.Context, t *copying) error {
 			}
 			l.anew(t, err.Error())
 			l.hold(t, err)
+			t.after = time.Now().Add(l.copy.tryMended()) // somebody has to mend it
 			return nil
 		}
 		t.Bytes += int64(len(j.chunk.Data))
 		l.copy.save(t)
 		w.buffers <- j.chunk.Data
+		hit("whole-placed")
 	}
 	if w == t.whole && w.ended && len(w.pieces) == 0 {
 		l.log.Info("the rows of a table without a key have been copied", "table", t.name(), "rows", t.Rows, "bytes", t.Bytes, "took", now().Sub(t.Started))
 		l.end(t, backfill.Done)
 	}
 	return nil
+}
+
+// changedWhole is told of a change, in a version of the table, that the snapshot does not contain. Whoever alters the table has waited for
+// the rows to be read, and not for their place; so they are read again.
+func (l *loop) changedWhole(t *copying, rel *decode.Relation) {
+	if t.whole.seen != nil && !rel.Equal(t.table.Relation) {
+		l.anew(t, "the table was altered")
+	}
+}
+
+// truncatedWhole is told of a truncate that the snapshot does not contain: no row of it is left that would have to be placed.
+func (l *loop) truncatedWhole(t *copying) {
+	if t.whole.seen != nil {
+		l.log.Info("the copy of a table without a key ends, since the table was truncated", "table", t.name(), "rows", t.Rows)
+		l.end(t, backfill.Done)
+	}
 }
 
 // takeWhole has the snapshot taken while the stream stands still.
