@@ -70,6 +70,72 @@ func (c *Catalog) CopyTable(ctx context.Context, oid uint32) (*CopyTable, error)
 	return out, err
 }
 
+// TableBytes are the sizes of tables in bytes with what is stored out of line, without indexes; of a partitioned table those of its
+// leaves together. A table that is gone is missing.
+func (c *Catalog) TableBytes(ctx context.Context, tables []uint32) (map[uint32]int64, error) {
+	out := map[uint32]int64{}
+	if len(tables) == 0 {
+		return out, nil
+	}
+	err := c.on(ctx, &c.ask, "ask for the sizes of tables", func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, `SELECT t.oid, sum(pg_table_size(p.oid))::int8
+			FROM unnest($1::oid[]) AS t(oid) CROSS JOIN LATERAL (SELECT t.oid UNION SELECT l.relid::oid FROM pg_partition_tree(t.oid::regclass) l) AS p(oid)
+			GROUP BY 1 HAVING sum(pg_table_size(p.oid)) IS NOT NULL`, tables)
+		if err != nil {
+			return err
+		}
+		var oid uint32
+		var size int64
+		_, err = pgx.ForEachRow(rows, []any{&oid, &size}, func() error {
+			out[oid] = size
+			return nil
+		})
+		return err
+	})
+	return out, err
+}
+
+// Load is what the server has to do besides us.
+type Load struct {
+	Sessions   int    // of clients, active, without ours
+	ReplicaLag int64  // bytes of WAL that the slowest physical standby has still to replay
+	Replica    string // its application_name
+}
+
+// LoadHiddenError says that our role may not see what others do.
+type LoadHiddenError struct{ User string }
+
+func (e *LoadHiddenError) Error() string {
+	return fmt.Sprintf("role %s may not see the sessions of others", quoteIdent(e.User))
+}
+
+// Hint implements [Hinter].
+func (e *LoadHiddenError) Hint() string {
+	return fmt.Sprintf("GRANT pg_read_all_stats TO %s, or leave backfill.max_sessions and backfill.max_replica_lag at 0", quoteIdent(e.User))
+}
+
+// Load asks for it. The error is a *LoadHiddenError where our role may not see it.
+func (c *Catalog) Load(ctx context.Context) (Load, error) {
+	var out Load
+	err := c.on(ctx, &c.ask, "ask for the server's load", func(conn *pgx.Conn) error {
+		var seen bool
+		if err := conn.QueryRow(ctx, `SELECT pg_has_role('pg_read_all_stats', 'USAGE'),
+			(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND state = 'active' AND pid <> pg_backend_pid()
+				AND NOT (usename = current_user AND application_name = $1)),
+			coalesce(r.lag, 0), coalesce(r.application_name, '')
+			FROM (SELECT) AS one LEFT JOIN (SELECT (pg_current_wal_lsn() - r.replay_lsn)::int8 AS lag, r.application_name FROM pg_stat_replication r
+				WHERE NOT EXISTS (SELECT FROM pg_replication_slots s WHERE s.active_pid = r.pid AND s.slot_type = 'logical') AND r.replay_lsn IS NOT NULL
+				ORDER BY 1 DESC LIMIT 1) AS r ON true`, c.cfg.AppName).Scan(&seen, &out.Sessions, &out.ReplicaLag, &out.Replica); err != nil {
+			return err
+		}
+		if !seen {
+			return &LoadHiddenError{User: c.user}
+		}
+		return nil
+	})
+	return out, err
+}
+
 func (c *Catalog) copyTable(ctx context.Context, conn *pgx.Conn, t *Table) (*CopyTable, error) {
 	out := &CopyTable{Relation: &decode.Relation{ID: t.OID, Schema: t.Schema, Name: t.Name, Identity: t.Identity}, partitioned: t.Partitioned, filter: t.RowFilter}
 	if err := conn.QueryRow(ctx, "SELECT "+c.copyShape(t.OID)).Scan(&out.shape); err != nil {
@@ -306,6 +372,12 @@ func condition(t *CopyTable, where string, err error) error {
 // lockTimeout is how long a chunk waits for its lock. Whoever wants to alter the table waits behind it, and everybody behind
 // them.
 const lockTimeout = time.Second
+
+// TimedOut says that the server has broken a statement off, as statement_timeout has it do.
+func TimedOut(err error) bool {
+	pe, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pe.Code == "57014" // query_canceled
+}
 
 // CopyConn is a connection that reads chunks. It is for one goroutine.
 type CopyConn struct {
@@ -639,17 +711,18 @@ func (r *CopyConn) Snapshot(ctx context.Context, t *CopyTable, fence uint64) (de
 	return s, lsn, r.failed(ctx, t, err)
 }
 
-// Whole reads all rows. Each time that so many bytes are together, and at the end, piece gets a buffer of COPY's binary format, in
-// which rows whole, and returns the next buffer.
-func (r *CopyConn) Whole(ctx context.Context, t *CopyTable, where string, bytes int, piece func(data []byte, rows int) ([]byte, error)) error {
-	next, err := piece(nil, 0)
+// Whole reads all rows. Each time that so many bytes are together, and at the end of each part, piece gets a buffer of COPY's binary
+// format, in which rows whole, and returns the next buffer; a buffer without rows comes back as it is. It begins with nil, and
+// nothing comes behind the piece of which more is false.
+func (r *CopyConn) Whole(ctx context.Context, t *CopyTable, where string, bytes int, piece func(data []byte, rows int, more bool) ([]byte, error)) error {
+	next, err := piece(nil, 0, true)
 	if err != nil {
 		return err
 	}
-	for _, p := range t.Parts {
+	for i, p := range t.Parts {
 		w := r.newRowWriter(t, next, bytes)
 		w.full = func() error {
-			room, err := piece(w.data, w.rows)
+			room, err := piece(w.data, w.rows, true)
 			// Every piece but the first begins without a head, and a reader wants one.
 			w.data, w.rows = append(room[:0], decode.CopyHead...), 0
 			return err
@@ -661,7 +734,7 @@ func (r *CopyConn) Whole(ctx context.Context, t *CopyTable, where string, bytes 
 		if err := w.reader.Close(); err != nil {
 			return err
 		}
-		if next, err = piece(w.data, w.rows); err != nil {
+		if next, err = piece(w.data, w.rows, i < len(t.Parts)-1); err != nil {
 			return err
 		}
 	}

@@ -113,6 +113,12 @@ func (g glob) match(s string) bool {
 	return true
 }
 
+// Matches reports whether a pattern for tables, as in Config.Tables, is for this one.
+func Matches(text, schema, table string) (bool, error) {
+	p, err := parsePattern(text, 2)
+	return err == nil && p.match(schema, table), err
+}
+
 // A selection is the compiled form of the configuration's patterns.
 type selection struct {
 	tables, schemas, exclude, columns []pattern

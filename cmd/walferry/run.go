@@ -201,7 +201,12 @@ func pipelineConfig(c *config.Config) (pipeline.Config, error) {
 		},
 		Envelope: c.Schema.Envelope, Truncate: c.Schema.Truncate, OnIncompatible: c.OnIncompatible, Compatibility: c.Compatibility, Changes: c.ChangesSpec(),
 		Copy: pipeline.Copy{
-			Wanted: c.Backfilled, Workers: c.Backfill.Workers, BufferBytes: int(c.Backfill.BufferBytes), ChunkTime: c.Backfill.ChunkTime.Std(),
+			Wanted: c.Backfilled, Priority: c.BackfillPriority, Workers: c.Backfill.Workers, BufferBytes: int(c.Backfill.BufferBytes),
+			ChunkTime: c.Backfill.ChunkTime.Std(), StatementTimeout: c.Backfill.StatementTimeout.Std(),
+			Limits: pipeline.CopyLimits{
+				RowsPerSecond: c.Backfill.RowsPerSecond, BytesPerSecond: int(c.Backfill.BytesPerSecond), MaxLag: int64(c.Backfill.MaxLag),
+				MaxReplicaLag: int64(c.Backfill.MaxReplicaLag), MaxSessions: c.Backfill.MaxSessions,
+			},
 		},
 		Checkpoint: c.CheckpointSpec(),
 		Watch:      watchInterval, StallLimit: c.Source.StallLimit.Std(), DrainTimeout: c.DrainTimeout.Std(), Standby: c.Standby, StartTimeout: startTimeout,

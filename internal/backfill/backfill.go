@@ -135,6 +135,7 @@ type Copy struct {
 	// Queue are keys that are read by themselves when the ranges are done: of rows that were moved to another key and whose
 	// large values the stream did not bring.
 	Queue []Key `json:"queue,omitempty"`
+	Size  int64 `json:"size,omitempty"` // of the table in bytes when the copy was asked for
 	// Rows that were placed, and the bytes of them that the server sent.
 	Rows  int64 `json:"rows"`
 	Bytes int64 `json:"bytes"`

@@ -148,6 +148,18 @@ func (c *Config) Backfilled(schemaName, table string) bool {
 	return c.Backfill.Mode == "initial"
 }
 
+// BackfillPriority is the place of a table's pattern in backfill.first, and behind all of them where it has none.
+func (c *Config) BackfillPriority(schemaName, table string) int {
+	i := slices.IndexFunc(c.Backfill.First, func(p string) bool {
+		ok, err := source.Matches(p, schemaName, table)
+		return ok && err == nil // patterns were read when the configuration was validated
+	})
+	if i < 0 {
+		return len(c.Backfill.First)
+	}
+	return i
+}
+
 // OnIncompatible is what happens when the registry refuses a schema of this table: stop, force or new-topic.
 func (c *Config) OnIncompatible(schemaName, table string) string {
 	return cmp.Or(c.table(schemaName, table).OnIncompatible, c.Schema.OnIncompatible)

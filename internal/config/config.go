@@ -148,11 +148,18 @@ type Schema struct {
 
 // Backfill says which rows are copied that were there before, and how.
 type Backfill struct {
-	Mode        string            `yaml:"mode" enum:"initial,none" doc:"Of a table whose capture begins, with the first start or later. initial: its rows are copied once, while its changes are streamed. none: only changes are published."`
-	Tables      map[string]string `yaml:"tables" doc:"The mode of single tables, by schema.table." example:"{public.audit: none}"`
-	Workers     int               `yaml:"workers" doc:"Connections that read beside each other, each a chunk of a table."`
-	BufferBytes Size              `yaml:"buffer_bytes" doc:"Memory for rows that were read and wait for their place in the stream. A single row may overdraw it."`
-	ChunkTime   Duration          `yaml:"chunk_time" doc:"How long reading a chunk is meant to take: no transaction of the copy is open much longer. Chunks grow and shrink until they do."`
+	Mode             string            `yaml:"mode" enum:"initial,none" doc:"Of a table whose capture begins, with the first start or later. initial: its rows are copied once, while its changes are streamed. none: only changes are published."`
+	Tables           map[string]string `yaml:"tables" doc:"The mode of single tables, by schema.table." example:"{public.audit: none}"`
+	Workers          int               `yaml:"workers" doc:"Connections that read beside each other, each a chunk of a table."`
+	First            []string          `yaml:"first" doc:"Tables that are copied before others, in this order, by schema.table; * stands for any characters. Behind them, and among those of one entry, smaller tables come before larger ones." example:"[public.orders, shop.*]"`
+	BufferBytes      Size              `yaml:"buffer_bytes" doc:"Memory of all copies: one half for rows that were read and wait for their place in the stream, the other for what is noted of changes that the stream brings meanwhile. A single row may overdraw it."`
+	ChunkTime        Duration          `yaml:"chunk_time" doc:"How long reading a chunk is meant to take: no transaction of the copy is open much longer. Chunks grow and shrink until they do."`
+	StatementTimeout Duration          `yaml:"statement_timeout" doc:"How long reading a chunk may take; the server breaks it off then, and a smaller one is tried. A table without a key is read by one statement, which this does not bound."`
+	RowsPerSecond    int               `yaml:"rows_per_second" doc:"Rows that all copies together read in a second; 0 is no limit. No chunk has more of them than this."`
+	BytesPerSecond   Size              `yaml:"bytes_per_second" doc:"The same in bytes that the server sends."`
+	MaxLag           Size              `yaml:"max_lag" doc:"Copies pause while the stream has more than these bytes of WAL still to bring, since a chunk would wait for them with every change in between noted; 0 is no limit."`
+	MaxReplicaLag    Size              `yaml:"max_replica_lag" doc:"Copies pause while a physical standby has more than these bytes of WAL still to replay; 0 is no limit. The role needs pg_read_all_stats."`
+	MaxSessions      int               `yaml:"max_sessions" doc:"Copies pause while more sessions than these are active in the server, ours aside; 0 is no limit. The role needs pg_read_all_stats."`
 }
 
 // Table are the choices of one table; an empty one is that of Schema.
@@ -282,8 +289,9 @@ func Default() *Config {
 			RequestTimeout:     Duration(10 * time.Second),
 			BatchBytes:         8 << 20,
 		},
-		Schema:       Schema{Envelope: "debezium", UpdateBefore: "sent", Numeric: "precise", Unconstrained: "string", Time: "avro", Binary: "bytes", Enum: "string", Range: "text", Array: "array", Toast: "mark", Collisions: "error", Truncate: "emit", Subject: "topic", Compatibility: "backward", OnIncompatible: "stop"},
-		Backfill:     Backfill{Mode: "none", Workers: 2, BufferBytes: 16 << 20, ChunkTime: Duration(500 * time.Millisecond)},
+		Schema: Schema{Envelope: "debezium", UpdateBefore: "sent", Numeric: "precise", Unconstrained: "string", Time: "avro", Binary: "bytes", Enum: "string", Range: "text", Array: "array", Toast: "mark", Collisions: "error", Truncate: "emit", Subject: "topic", Compatibility: "backward", OnIncompatible: "stop"},
+		Backfill: Backfill{Mode: "none", Workers: 2, BufferBytes: 32 << 20, ChunkTime: Duration(500 * time.Millisecond),
+			StatementTimeout: Duration(time.Minute), MaxLag: 64 << 20},
 		Registry:     Registry{Mode: "built-in", Listen: "127.0.0.1:8081", Topic: "_schemas", Timeout: Duration(10 * time.Second), AllowAnonymousReads: true},
 		Errors:       Errors{Value: "stop", TooLarge: "stop", Schema: "stop"},
 		Admin:        Admin{Listen: "127.0.0.1:8080"},

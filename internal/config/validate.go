@@ -64,6 +64,13 @@ func (c *Config) validateBackfill(v *validator) {
 	}
 	v.check(b.Workers >= 1 && b.Workers <= 32, "backfill.workers", fmt.Sprintf("%d workers", b.Workers), "write a number from 1 to 32")
 	v.check(b.BufferBytes >= 1<<20, "backfill.buffer_bytes", "a chunk needs some room", "write 1MiB or more")
+	for i, key := range b.First {
+		v.pattern(fmt.Sprintf("backfill.first[%d]", i), key, 2, "schema.table")
+	}
+	v.check(b.RowsPerSecond >= 0, "backfill.rows_per_second", "a rate cannot be negative", "write a number of rows, or 0 for no limit")
+	v.check(b.BytesPerSecond == 0 || b.BytesPerSecond >= 1<<10, "backfill.bytes_per_second", "a chunk needs some room", "write 1KiB or more, or 0 for no limit")
+	v.check(b.MaxSessions >= 0, "backfill.max_sessions", "their number cannot be negative", "write a number, or 0 for no limit")
+	v.span("backfill.statement_timeout", b.StatementTimeout, Duration(time.Second), Duration(time.Hour))
 	v.span("backfill.chunk_time", b.ChunkTime, Duration(10*time.Millisecond), Duration(time.Minute))
 }
 

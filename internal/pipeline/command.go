@@ -74,7 +74,8 @@ func (d *door) open() (asks <-chan *copyCommand, shut func()) {
 // copyCommand is a command on its way.
 type copyCommand struct {
 	BackfillCommand
-	tables  []source.Table // to start
+	tables  []source.Table   // to start
+	sizes   map[uint32]int64 // of these
 	answers []BackfillAnswer
 	done    chan error // has room for one
 }
@@ -199,6 +200,9 @@ func (p *Pipeline) prepare(ctx context.Context, x *copyCommand) error {
 	if err := x.unknown(found); err != nil {
 		return err
 	}
+	if x.sizes, err = cat.TableBytes(ctx, unknown(x.tables, nil)); err != nil {
+		return err
+	}
 	if x.All && x.Where == "" {
 		return nil // a table that cannot be read says so when its turn comes, and the others are copied
 	}
@@ -280,7 +284,7 @@ func (l *loop) restart(x *copyCommand) (answers []BackfillAnswer, err error) {
 			l.anew(t, "it was asked for")
 			t.Asked, t.after, t.resting, t.held = now(), time.Time{}, false, ""
 		}
-		t.Where = x.Where
+		t.Where, t.Size = x.Where, x.sizes[p.OID]
 		l.log.Info("the table's rows are going to be copied, as was asked for", "table", t.name(), "generation", t.Generation, "where", t.Where)
 		answers = append(answers, t.answer(""))
 	}

@@ -24,10 +24,15 @@ type Copy struct {
 	Wanted func(schemaName, table string) bool
 	// Workers is how many chunks are read beside each other. With 0 nothing is copied, and nobody can ask for it.
 	Workers int
-	// BufferBytes bounds the rows that were read and wait for their place. A single row may overdraw it.
+	// BufferBytes bounds the rows that were read and wait for their place, with one half, and with the other what is noted of
+	// the stream's changes. A single row may overdraw it.
 	BufferBytes int
-	// ChunkTime is how long a chunk's transaction is meant to be open.
-	ChunkTime time.Duration
+	// ChunkTime is how long a chunk's transaction is meant to be open, StatementTimeout how long it may.
+	ChunkTime, StatementTimeout time.Duration
+	// Priority orders tables: those of lower numbers are copied first, and among equals smaller tables before larger ones. nil
+	// is one number for all.
+	Priority func(schemaName, table string) int
+	Limits   CopyLimits
 
 	small smallCopy
 }
@@ -40,10 +45,8 @@ type smallCopy struct {
 }
 
 const (
-	copyTimeout   = time.Minute            // bounds each statement of a chunk
 	copyAgain     = 500 * time.Millisecond // between two tries of what somebody else's transaction or lock holds up
 	copyAfter     = 10 * time.Second       // between two tries of what somebody has to mend
-	copyNoteBytes = 32 << 20               // of one table's notes
 	copyQueue     = 10_000                 // keys that are read by themselves; with more the copy begins anew
 	copyQueueRead = 500                    // of them in one chunk, at most
 	rangeBytes    = 64 << 20               // of a table to which a range of its own is given
@@ -72,7 +75,8 @@ type copier struct {
 	pending   int            // chunks that were read and wait for their place
 	dirty     bool           // some copying is to be saved
 	read      int            // rows of chunks that were dealt with since the last seal, left out ones included
-	begun     bool           // a row was placed in this run of copies: the next one is not the first
+	throttle  throttle
+	begun     bool // a row was placed in this run of copies: the next one is not the first
 }
 
 // copying is one table on its way.
@@ -113,7 +117,9 @@ type copyRange struct {
 
 // copyJob is what a worker is asked, and its answer.
 type copyJob struct {
-	copying *copying // nil for the list of tables
+	copying *copying // nil for the list of tables, and for the source's load
+	load    bool
+	known   map[uint32]bool // tables that the list need not have the size of
 	rng     *copyRange
 	epoch   int
 	floor   *decode.Snapshot   // one that the chunk's is not older than
@@ -127,6 +133,8 @@ type copyJob struct {
 	waits   bool // the chunk was read, and the stream has not come to its place yet
 
 	tables []source.Table
+	sizes  map[uint32]int64 // of tables that are not known
+	loaded source.Load
 	table  *source.CopyTable
 	xid    uint64 // the fence
 	ranges []backfill.Range
@@ -134,7 +142,8 @@ type copyJob struct {
 	err    error
 }
 
-func (c *Copy) noteBytes() int           { return cmp.Or(c.small.noteBytes, copyNoteBytes) }
+// noteBytes bounds the notes of one table: no more tables are copied at a time than there are workers.
+func (c *Copy) noteBytes() int           { return cmp.Or(c.small.noteBytes, c.BufferBytes/2/c.Workers) }
 func (c *Copy) rangeBytes() int64        { return cmp.Or(c.small.rangeBytes, rangeBytes) }
 func (c *Copy) tryAgain() time.Duration  { return cmp.Or(c.small.again, copyAgain) }
 func (c *Copy) tryMended() time.Duration { return cmp.Or(c.small.after, copyAfter) }
@@ -182,11 +191,31 @@ func (l *loop) startCopy(ctx context.Context, added []string) (stop func(), err 
 	return func() { cancel(); workers.Wait() }, nil
 }
 
-// sort puts what was begun first, then by name: the order in which tables are copied.
+// sort is the order in which tables are copied: what was begun first, then by priority, then smaller ones before larger ones, so
+// that most tables are done early.
 func (c *copier) sort() {
+	priority := func(t *copying) int {
+		if c.Priority == nil {
+			return 0
+		}
+		return c.Priority(t.Schema, t.Table)
+	}
 	slices.SortFunc(c.tables, func(a, b *copying) int {
-		return cmp.Or(-cmp.Compare(min(a.Rows, 1), min(b.Rows, 1)), a.Asked.Compare(b.Asked), cmp.Compare(a.Schema, b.Schema), cmp.Compare(a.Table, b.Table))
+		return cmp.Or(-cmp.Compare(min(a.Rows, 1), min(b.Rows, 1)), cmp.Compare(priority(a), priority(b)), cmp.Compare(a.Size, b.Size),
+			cmp.Compare(a.Schema, b.Schema), cmp.Compare(a.Table, b.Table))
 	})
+}
+
+// knows are the tables that have a copy, done or not.
+func (c *copier) knows() map[uint32]bool {
+	out := make(map[uint32]bool, len(c.ended)+len(c.tables))
+	for oid, t := range c.ended {
+		out[oid] = t.State != backfill.Uncaptured
+	}
+	for _, t := range c.tables {
+		out[t.Relation] = !t.State.Over()
+	}
+	return out
 }
 
 // active says that there is a table to be copied.
@@ -240,8 +269,9 @@ func (l *loop) schedule(now time.Time) {
 	c.tables = slices.DeleteFunc(c.tables, func(t *copying) bool { return t.State.Over() && !t.dirty })
 	if !c.listing && !now.Before(c.listAt) && c.out < c.Workers {
 		c.listing, c.listed = true, now
-		c.send(&copyJob{})
+		c.send(&copyJob{known: c.knows()})
 	}
+	throttled := c.active() && l.throttled(now)
 	// No more tables at a time than there are workers: of each of them every change is noted.
 	n := 0
 	for _, t := range c.tables {
@@ -258,7 +288,7 @@ func (l *loop) schedule(now time.Time) {
 			return
 		}
 		for c.out < c.Workers {
-			job := c.next(t, now)
+			job := c.next(t, now, throttled)
 			if job == nil {
 				break
 			}
@@ -273,13 +303,15 @@ func (c *copier) send(j *copyJob) {
 }
 
 // next is what is to be asked for a table now; nil for nothing.
-func (c *copier) next(t *copying, now time.Time) *copyJob {
+func (c *copier) next(t *copying, now time.Time, throttled bool) *copyJob {
 	switch {
 	case t.asking || now.Before(t.after):
 		return nil
 	case t.table == nil:
 		t.asking = true
 		return &copyJob{copying: t, epoch: t.epoch, look: t.Relation}
+	case throttled && (t.fence != 0 || t.whole != nil):
+		return nil
 	case t.whole != nil:
 		t.asking = true
 		return &copyJob{copying: t, epoch: t.epoch, table: t.table, whole: t.whole}
@@ -316,7 +348,7 @@ func (c *copier) next(t *copying, now time.Time) *copyJob {
 }
 
 func (c *copier) chunk(t *copying, r *copyRange, q *source.ChunkQuery) *copyJob {
-	q.Table, q.Where, q.Fence, q.Timeout, q.Bytes, q.At = t.table, t.Where, t.fence, copyTimeout, c.chunkBytes(), hit
+	q.Table, q.Where, q.Fence, q.Timeout, q.Bytes, q.At = t.table, t.Where, t.fence, c.StatementTimeout, c.chunkBytes(), hit
 	b := c.buffers[len(c.buffers)-1]
 	c.buffers = c.buffers[:len(c.buffers)-1]
 	j := &copyJob{copying: t, rng: r, epoch: t.epoch, floor: t.newest, query: q, buffer: b}
@@ -324,7 +356,14 @@ func (c *copier) chunk(t *copying, r *copyRange, q *source.ChunkQuery) *copyJob 
 	return j
 }
 
-func (c *copier) chunkBytes() int { return c.BufferBytes / (2 * c.Workers) }
+// chunkBytes is how large a chunk may be: two of each worker are in the buffers' half, and none takes longer than a second.
+func (c *copier) chunkBytes() int {
+	n := c.BufferBytes / 2 / (2 * c.Workers)
+	if c.Limits.BytesPerSecond > 0 {
+		n = min(n, c.Limits.BytesPerSecond)
+	}
+	return n
+}
 
 // waited says that a chunk waits for the stream no more.
 func (j *copyJob) waited() {
@@ -381,8 +420,12 @@ func (s *session) copyWorker(ctx context.Context, c *copier) {
 // work does one job.
 func (s *session) work(ctx context.Context, conn *source.CopyConn, j *copyJob) {
 	switch {
+	case j.load:
+		j.loaded, j.err = s.cat.Load(ctx)
 	case j.copying == nil:
-		j.tables, j.err = capturedTables(ctx, s.cat, &s.source)
+		if j.tables, j.err = capturedTables(ctx, s.cat, &s.source); j.err == nil {
+			j.sizes, j.err = s.cat.TableBytes(ctx, unknown(j.tables, j.known))
+		}
 	case j.look != 0:
 		hit("copy-look")
 		j.table, j.err = s.cat.CopyTable(ctx, j.look)
@@ -405,7 +448,7 @@ func (s *session) work(ctx context.Context, conn *source.CopyConn, j *copyJob) {
 
 // split cuts a table into ranges that are read beside each other.
 func split(ctx context.Context, conn *source.CopyConn, j *copyJob, c *Copy) ([]backfill.Range, error) {
-	bounds, err := conn.Bounds(ctx, j.table, j.xid, copyTimeout, func(p source.CopyPart) int {
+	bounds, err := conn.Bounds(ctx, j.table, j.xid, c.StatementTimeout, func(p source.CopyPart) int {
 		return min(4*c.Workers, 1+int(p.Bytes/c.rangeBytes()))
 	})
 	if err != nil {
@@ -430,6 +473,10 @@ func (l *loop) answered(j *copyJob) error {
 		return nil
 	}
 	c.out--
+	if j.load {
+		l.loaded(j.loaded, j.err)
+		return nil
+	}
 	if t == nil {
 		l.listed(j)
 		return nil
@@ -446,6 +493,9 @@ func (l *loop) answered(j *copyJob) error {
 		if chunk {
 			c.release(j)
 			t.queueing = t.queueing && j.rng != nil
+		}
+		if r := j.rng; r != nil && source.TimedOut(j.err) {
+			r.rows = max(1, r.rows/4)
 		}
 		if j.epoch != t.epoch {
 			return nil
@@ -473,6 +523,7 @@ func (l *loop) answered(j *copyJob) error {
 		return nil
 	}
 	t.newest = &j.chunk.Snapshot
+	c.throttle.rate.spend(&c.Limits, time.Now(), j.chunk.Rows, len(j.chunk.Data))
 	c.pending++
 	if j.waits = j.chunk.LSN > l.delivered; j.waits {
 		hit("chunk-pending")
@@ -505,8 +556,11 @@ func (c *copier) rows(j *copyJob) int {
 	byTime := n * min(4, max(0.25, float64(c.ChunkTime)/float64(max(j.chunk.Took, time.Millisecond))))
 	// A chunk that grows over its bytes costs a connection.
 	byBytes := n * 0.8 * float64(c.chunkBytes()) / float64(max(len(j.chunk.Data), 1))
-	return max(1, int(min(byTime, byBytes, 1e7)))
+	return max(1, min(int(min(byTime, byBytes, 1e9)), c.mostRows()))
 }
+
+// mostRows is how many rows a chunk may have: none takes longer than a second.
+func (c *copier) mostRows() int { return cmp.Or(c.Limits.RowsPerSecond, 10_000_000) }
 
 // capturedTables are the tables that are published and captured.
 func capturedTables(ctx context.Context, cat *source.Catalog, cfg *source.Config) ([]source.Table, error) {
@@ -524,6 +578,16 @@ func capturedTables(ctx context.Context, cat *source.Catalog, cfg *source.Config
 		}
 	}
 	return out, nil
+}
+
+// unknown are the OIDs of tables that are not among the known ones.
+func unknown(tables []source.Table, known map[uint32]bool) (out []uint32) {
+	for i := range tables {
+		if !known[tables[i].OID] {
+			out = append(out, tables[i].OID)
+		}
+	}
+	return out
 }
 
 // listed takes up tables whose capture has begun since the last list, and leaves those that are not captured any more. Each gets a
@@ -549,6 +613,7 @@ func (l *loop) listed(j *copyJob) {
 			continue
 		}
 		t := c.again(old, p)
+		t.Size = j.sizes[p.OID]
 		switch {
 		case !c.known && !slices.Contains(c.added, p.String()):
 			t.State = backfill.Skipped
@@ -599,6 +664,7 @@ func (c *copier) again(old *copying, p *source.Table) *copying {
 		if t.Generation = old.Generation; old.State != backfill.Skipped {
 			t.Generation++
 		}
+		t.Size = old.Size
 		delete(c.ended, p.OID)
 		c.tables = slices.DeleteFunc(c.tables, func(x *copying) bool { return x == old })
 	}
@@ -719,7 +785,9 @@ func (l *loop) looked(t *copying, table *source.CopyTable) {
 			l.anew(t, "the copy of a table without a key was broken off")
 		}
 		t.State, t.Started, t.Schema, t.Table, t.table = backfill.Copying, now(), rel.Schema, rel.Name, table
-		t.whole = newWhole(l.copy.chunkBytes())
+		t.whole = newWhole(l.copy.chunkBytes(), func(rows, bytes int) time.Time {
+			return l.copy.throttle.rate.spend(&l.copy.Limits, time.Now(), rows, bytes)
+		})
 		l.copy.save(t)
 		return
 	}
@@ -772,10 +840,10 @@ func (l *loop) enter(t *copying) {
 		if saved.Done {
 			continue
 		}
-		r := &copyRange{index: i, after: decode.Tuple(saved.From()), rows: 1000}
+		r := &copyRange{index: i, after: decode.Tuple(saved.From()), rows: min(1000, l.copy.mostRows())}
 		for _, p := range t.table.Parts {
 			if p.Relation == saved.Relation && p.Rows > 0 && p.Bytes > 0 {
-				r.rows = max(100, int(float64(l.copy.chunkBytes())*0.5*float64(p.Rows)/float64(p.Bytes)))
+				r.rows = min(l.copy.mostRows(), max(100, int(float64(l.copy.chunkBytes())*0.5*float64(p.Rows)/float64(p.Bytes))))
 			}
 		}
 		t.ranges = append(t.ranges, r)

@@ -24,14 +24,15 @@ import (
 
 func everyTable(string, string) bool { return true }
 
-// copying makes the pipelines of a bed copy every table, in chunks so small that a table has many.
+// copying makes the pipelines of a bed copy every table, in chunks so small that a table has many: bufferBytes is for rows alone.
 func (b *bed) copying(workers, bufferBytes int) {
 	adjust := b.adjust
 	b.adjust = func(c *Config) {
 		if adjust != nil {
 			adjust(c)
 		}
-		c.Copy = Copy{Wanted: everyTable, Workers: workers, BufferBytes: bufferBytes, ChunkTime: 20 * time.Millisecond}
+		c.Copy = Copy{Wanted: everyTable, Workers: workers, BufferBytes: 2 * bufferBytes, ChunkTime: 20 * time.Millisecond, StatementTimeout: time.Minute}
+		c.Copy.small.noteBytes = 16 << 20
 	}
 }
 
@@ -46,7 +47,7 @@ func smallBatches(adjust func(*Config)) func(*Config) {
 // copied waits until the checkpoint topic says that the copies of n tables are done, and returns them by table.
 func (b *bed) copied(n int) map[string]*backfill.Copy {
 	b.t.Helper()
-	ctx, done := context.WithTimeout(b.t.Context(), 2*time.Minute)
+	ctx, done := context.WithTimeout(b.t.Context(), 5*time.Minute)
 	defer done()
 	for {
 		out := b.copies(ctx)

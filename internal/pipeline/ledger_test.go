@@ -70,7 +70,7 @@ func (b *bed) caughtUp(r *running) {
 // await polls a state of a server that nothing announces. r, if given, must not end before.
 func (b *bed) await(what string, r *running, ok func() bool) {
 	b.t.Helper()
-	deadline := time.After(40 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	var done chan error
 	if r != nil {
 		done = r.done

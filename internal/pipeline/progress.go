@@ -122,6 +122,9 @@ func (l *loop) tellCopies(now time.Time) {
 		}
 		p := t.progress()
 		t.measure(now, &p)
+		if t.State != backfill.Paused {
+			p.Waits = cmp.Or(p.Waits, c.throttle.reason)
+		}
 		if t.State != backfill.Paused && !t.resting {
 			if turn++; turn > c.Workers {
 				p.Turn = turn - c.Workers
@@ -165,5 +168,12 @@ func (c *copier) order(t *copying) string {
 	if t.Rows > 0 {
 		return "its copy has begun"
 	}
-	return fmt.Sprintf("asked for at %s, then by name", t.Asked.Format(time.RFC3339))
+	by := "smaller tables first"
+	if t.Size > 0 {
+		by = fmt.Sprintf("%s, and this one has %d bytes", by, t.Size)
+	}
+	if c.Priority != nil {
+		return fmt.Sprintf("by backfill.first (%d), then %s", c.Priority(t.Schema, t.Table)+1, by)
+	}
+	return by
 }

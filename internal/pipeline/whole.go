@@ -23,13 +23,14 @@ import (
 //
 // Broken off, it begins anew, under the next generation and behind a truncate event of its own.
 type whole struct {
-	bytes   int             // of a piece
 	ready   chan struct{}   // the worker holds the locks, and no older transaction is open
 	proceed chan struct{}   // the stream stands still
 	taken   chan wholeTaken // the snapshot
 	verdict chan bool       // whether it is good
 	buffers chan []byte     // free ones
 	quit    chan struct{}   // closed when the copy is given up
+	bytes   int             // of one piece
+	spend   func(rows, bytes int) time.Time
 
 	// Of the loop.
 	seen   *decode.Snapshot
@@ -47,10 +48,12 @@ type wholeTaken struct {
 
 var errGivenUp = errors.New("the copy of the table was given up")
 
-func newWhole(bytes int) *whole {
+// newWhole makes one whose pieces are of so many bytes. spend takes down what was read, and says when more may be.
+func newWhole(bytes int, spend func(rows, bytes int) time.Time) *whole {
 	w := &whole{
-		bytes: bytes, ready: make(chan struct{}, 1), proceed: make(chan struct{}, 1), taken: make(chan wholeTaken, 1), verdict: make(chan bool, 1),
+		ready: make(chan struct{}, 1), proceed: make(chan struct{}, 1), taken: make(chan wholeTaken, 1), verdict: make(chan bool, 1),
 		buffers: make(chan []byte, 2), quit: make(chan struct{}), left: map[uint32]bool{},
+		bytes: bytes, spend: spend,
 	}
 	w.buffers <- make([]byte, 0, bytes)
 	w.buffers <- make([]byte, 0, bytes)
@@ -109,7 +112,7 @@ func (w *whole) read(ctx context.Context, conn *source.CopyConn, j *copyJob, res
 	}
 	read := time.Now()
 	hit("whole-snapshot")
-	return conn.Whole(ctx, j.table, j.copying.Where, w.bytes, func(data []byte, rows int) ([]byte, error) {
+	return conn.Whole(ctx, j.table, j.copying.Where, w.bytes, func(data []byte, rows int, more bool) ([]byte, error) {
 		if rows > 0 {
 			p := &copyJob{copying: j.copying, epoch: j.epoch, whole: w, piece: true, chunk: &source.Chunk{Data: data, Rows: rows, Read: read}}
 			select {
@@ -119,11 +122,31 @@ func (w *whole) read(ctx context.Context, conn *source.CopyConn, j *copyJob, res
 			case <-ctx.Done():
 				return nil, context.Cause(ctx)
 			}
+			if err := w.until(ctx, w.spend(rows, len(data))); err != nil {
+				return nil, err
+			}
 		} else if data != nil {
 			return data, nil
 		}
+		if !more {
+			return nil, nil
+		}
 		return receive(ctx, w, w.buffers)
 	})
+}
+
+// until waits for a moment.
+func (w *whole) until(ctx context.Context, at time.Time) error {
+	timer := time.NewTimer(time.Until(at))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-w.quit:
+		return errGivenUp
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func wait(ctx context.Context, w *whole, c <-chan struct{}) error {
