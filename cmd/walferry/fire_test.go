@@ -140,6 +140,7 @@ admin: {listen: %q}
 		l := live(t, binary, fmt.Sprintf("run-%d.log", n+1), config, aim.env(soak, random)...)
 		aim.await(l, soak, share, random)
 		r.add(aim, l.strike())
+		r.lost += l.lost()
 		t.Logf("round %d: %s: %s (%s), %d rows committed", n+1, aim, r.kills[n].at, r.kills[n].at.last, r.kills[n].at.committed)
 	}
 
@@ -154,6 +155,7 @@ admin: {listen: %q}
 	awaitConfirmed(t, pg)
 	end := last.kill()
 	r.read += last.at("pipeline/chunk-rows").Hits
+	r.lost += last.lost()
 	if n := last.at("pipeline/chunk-committed").Hits; n == 0 {
 		t.Errorf("no chunk was left for the life after the last kill: not all of the %d kills fell before the last one had its place", len(r.kills))
 	}
@@ -185,7 +187,8 @@ admin: {listen: %q}
 		WHERE tbl <> 'public.marks' AND (op = 'I' OR op = 'U' AND (old->>'id', old->>'a', old->>'b') IS DISTINCT FROM (new->>'id', new->>'a', new->>'b'))`).Scan(&r.came); err != nil {
 		t.Fatal(err)
 	}
-	if most := uint64(r.keyed+r.came) + r.inFlight(); r.read > most {
+	// What was in flight when a session ended by itself, as it may on a slow machine, fits into the buffers.
+	if most := uint64(r.keyed+r.came) + r.inFlight() + r.lost*(1<<20/30); r.read > most {
 		t.Errorf("COPY read %d rows; the tables had %d and %d came, and %d were in flight at the kills", r.read, r.keyed, r.came, r.inFlight())
 	}
 	r.tables = ended
@@ -465,6 +468,9 @@ func (l *life) strike() firePlace {
 	return l.firePlace()
 }
 
+// lost is how many sessions ended by themselves.
+func (l *life) lost() uint64 { return max(l.at("pipeline/session-begun").Hits, 1) - 1 }
+
 // fireAim is how the moment of a kill is chosen.
 type fireAim string
 
@@ -572,6 +578,7 @@ type fireReport struct {
 	rows, keyed           int64 // at first: of all tables, of those with a key
 	came                  int64 // to keys of these while it ran
 	read                  uint64
+	lost                  uint64 // sessions that ended by themselves
 	kills                 []fireKill
 	copied, seconds       float64
 	longest, longestLoose time.Duration
@@ -630,7 +637,7 @@ func (r *fireReport) markdown() string {
 	line("| time | %.0f s until all was copied, %.0f s with the account |", r.copied, r.seconds)
 	line("| workload | %s; %d changes were on the stream, %d contained in a copy |", r.written, r.events, r.contained)
 	line("| records | %d, of these %d reads |", r.records, r.reads)
-	line("| rows that COPY read of tables with a key | %d; rows there at first %d, rows that came to a key meanwhile %d, rows in flight at the kills %d |", r.read, r.keyed, r.came, r.inFlight())
+	line("| rows that COPY read of tables with a key | %d; rows there at first %d, rows that came to a key meanwhile %d, rows in flight at the kills %d; sessions that ended by themselves %d |", r.read, r.keyed, r.came, r.inFlight(), r.lost)
 	line("| longest transaction of ours seen open | %.1f s; that of the table without a key %.1f s (%d looks at `pg_stat_activity`, up to 20 a second) |", r.longest.Seconds(), r.longestLoose.Seconds(), r.samples)
 	account, samples, _ := strings.Cut(strings.TrimSpace(r.account), "\n")
 	line("| account | %s |", account)
