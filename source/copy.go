@@ -193,7 +193,9 @@ func (c *Catalog) copyShape(oid uint32) string {
 	return fmt.Sprintf(`coalesce((SELECT md5(concat(t.relname, ',', t.relnamespace, ',', t.relreplident, ',', %s, ';',
 		(SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attisdropped, a.attgenerated), ';' ORDER BY a.attnum)
 			FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attnum > 0),
-		(SELECT string_agg(concat_ws(',', i.indexrelid, i.indkey::text), ';' ORDER BY i.indexrelid) FROM pg_index i WHERE i.indrelid = t.oid AND (i.indisprimary OR i.indisreplident))))
+		(SELECT string_agg(concat_ws(',', i.indexrelid, i.indkey::text), ';' ORDER BY i.indexrelid) FROM pg_index i WHERE i.indrelid = t.oid AND (i.indisprimary OR i.indisreplident)),
+		';', CASE WHEN t.relkind = 'p' THEN (WITH RECURSIVE p(oid) AS (SELECT t.oid UNION ALL SELECT i.inhrelid FROM pg_inherits i JOIN p ON i.inhparent = p.oid
+			WHERE NOT i.inhdetachpending) SELECT string_agg(p.oid::text, ',' ORDER BY p.oid) FROM p) END))
 		FROM pg_class t WHERE t.oid = %d), '')`, list, oid)
 }
 
@@ -651,12 +653,15 @@ func (r *CopyConn) Check(ctx context.Context, t *CopyTable, where string) error 
 
 // begin begins a transaction that has tables locked and no snapshot yet. No statement runs longer than timeout, 0 for any time.
 func (r *CopyConn) begin(ctx context.Context, timeout time.Duration, tables ...string) error {
-	for _, sql := range []string{
+	statements := []string{
 		"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
 		fmt.Sprintf("SET LOCAL lock_timeout = '%s'; SET LOCAL row_security = off; SET LOCAL statement_timeout = '%s'; SET LOCAL idle_in_transaction_session_timeout = 0",
 			milliseconds(lockTimeout), milliseconds(timeout)),
-		"LOCK TABLE " + strings.Join(tables, ", ") + " IN ACCESS SHARE MODE",
-	} {
+	}
+	if len(tables) > 0 { // a partitioned table may have no partition
+		statements = append(statements, "LOCK TABLE "+strings.Join(tables, ", ")+" IN ACCESS SHARE MODE")
+	}
+	for _, sql := range statements {
 		if err := r.conn.PgConn().Exec(ctx, sql).Close(); err != nil {
 			return err
 		}

@@ -127,6 +127,7 @@ type copyJob struct {
 	look    uint32             // the table to look at
 	fence   bool               // take a fence
 	split   bool               // cut the table into ranges
+	have    []uint32           // parts of it that are cut already
 	buffer  []byte
 	whole   *whole
 	piece   bool // of a table without a key: one piece of its rows
@@ -318,9 +319,9 @@ func (c *copier) next(t *copying, now time.Time, throttled bool) *copyJob {
 	case t.fence == 0:
 		t.asking = true
 		return &copyJob{copying: t, epoch: t.epoch, fence: true}
-	case t.Ranges == nil:
+	case !t.isCut():
 		t.asking = true
-		return &copyJob{copying: t, epoch: t.epoch, table: t.table, split: true, xid: t.fence}
+		return &copyJob{copying: t, epoch: t.epoch, table: t.table, split: true, have: t.cutParts(), xid: t.fence}
 	case len(c.buffers) == 0:
 		return nil
 	}
@@ -446,7 +447,7 @@ func (s *session) work(ctx context.Context, conn *source.CopyConn, j *copyJob) {
 	}
 }
 
-// split cuts a table into ranges that are read beside each other.
+// split cuts a table into ranges that are read beside each other; of its parts those that have no ranges yet.
 func split(ctx context.Context, conn *source.CopyConn, j *copyJob, c *Copy) ([]backfill.Range, error) {
 	bounds, err := conn.Bounds(ctx, j.table, j.xid, c.StatementTimeout, func(p source.CopyPart) int {
 		return min(4*c.Workers, 1+int(p.Bytes/c.rangeBytes()))
@@ -456,6 +457,12 @@ func split(ctx context.Context, conn *source.CopyConn, j *copyJob, c *Copy) ([]b
 	}
 	out := []backfill.Range{}
 	for i, p := range j.table.Parts {
+		if slices.Contains(j.have, p.Relation) {
+			continue
+		}
+		if len(bounds[i]) == 0 {
+			out = append(out, backfill.Range{Relation: p.Relation, Done: true})
+		}
 		var from backfill.Key
 		for _, to := range bounds[i] {
 			out = append(out, backfill.Range{Relation: p.Relation, After: from, To: backfill.Key(to)})
@@ -781,7 +788,7 @@ func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 func (l *loop) looked(t *copying, table *source.CopyTable) {
 	rel := table.Relation
 	if len(table.Key) == 0 {
-		if !t.Started.IsZero() {
+		if !t.Started.IsZero() || t.Columns != nil {
 			l.anew(t, "the copy of a table without a key was broken off")
 		}
 		t.State, t.Started, t.Schema, t.Table, t.table = backfill.Copying, now(), rel.Schema, rel.Name, table
@@ -795,10 +802,17 @@ func (l *loop) looked(t *copying, table *source.CopyTable) {
 	for _, k := range table.Key {
 		columns = append(columns, fmt.Sprintf("%s %d", rel.Columns[k].Name, rel.Columns[k].Type))
 	}
-	if !t.Started.IsZero() && !slices.Equal(columns, t.Columns) {
+	if (!t.Started.IsZero() || t.Columns != nil) && !slices.Equal(columns, t.Columns) {
 		l.anew(t, "the table has another key")
 	}
 	t.Columns, t.Schema, t.Table, t.table = columns, rel.Schema, rel.Name, table
+	if t.Ranges != nil {
+		// A partition that was detached is none of the table's any more.
+		t.Ranges = slices.DeleteFunc(t.Ranges, func(r backfill.Range) bool {
+			return !slices.ContainsFunc(table.Parts, func(p source.CopyPart) bool { return p.Relation == r.Relation })
+		})
+		l.copy.save(t)
+	}
 	if t.notes == nil {
 		t.notes, t.streamed, t.fence = backfill.NewNotes(table.Key, l.copy.noteBytes(), t.Queue), nil, 0
 	}
@@ -821,9 +835,25 @@ func (l *loop) anew(t *copying, why string) {
 	l.copy.save(t)
 }
 
-// cut takes the ranges of a table.
+// isCut says that each part of a table has its ranges.
+func (t *copying) isCut() bool {
+	have := t.cutParts()
+	return t.Ranges != nil && !slices.ContainsFunc(t.table.Parts, func(p source.CopyPart) bool { return !slices.Contains(have, p.Relation) })
+}
+
+func (t *copying) cutParts() (out []uint32) {
+	for i := range t.Ranges {
+		out = append(out, t.Ranges[i].Relation)
+	}
+	return out
+}
+
+// cut takes the ranges of a table, or of parts that it has got since.
 func (l *loop) cut(t *copying, ranges []backfill.Range) {
-	t.Ranges, t.State, t.Started = ranges, backfill.Copying, now()
+	if t.Ranges == nil {
+		t.Ranges, t.State, t.Started = []backfill.Range{}, backfill.Copying, now()
+	}
+	t.Ranges = append(t.Ranges, ranges...)
 	l.copy.save(t)
 	l.enter(t)
 	l.finishCopy(t) // there may be no row

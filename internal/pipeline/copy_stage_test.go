@@ -406,11 +406,14 @@ func (f *forced) story(table string, keyColumns ...string) map[string][]string {
 			continue // a tombstone
 		}
 		key := "" // a truncate event, or of a table without a key
+		var k map[string]any
 		if e.Key != nil {
-			k := f.registry.decode(f.t, e.Key)
+			k = f.registry.decode(f.t, e.Key)
 			var parts []string
-			for _, name := range slices.Sorted(maps.Keys(k)) {
-				parts = append(parts, shown(k[name]))
+			for _, name := range keyColumns {
+				if v, ok := k[name]; ok {
+					parts = append(parts, shown(v))
+				}
 			}
 			key = strings.Join(parts, ",")
 		}
@@ -419,8 +422,9 @@ func (f *forced) story(table string, keyColumns ...string) map[string][]string {
 			m, _ := inner(v).(map[string]any)
 			var parts []string
 			for _, name := range slices.Sorted(maps.Keys(m)) {
+				_, inKey := k[name]
 				switch {
-				case e.Key != nil && slices.Contains(keyColumns, name):
+				case inKey:
 				case slices.Contains(lacks, any(name)):
 					parts = append(parts, "?")
 				default:
