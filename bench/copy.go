@@ -333,7 +333,7 @@ func (b *bed) copyRun(ctx context.Context, name string, workers int, profile boo
 	var profiled chan error
 	if profile {
 		profiled = make(chan error, 1)
-		go func() { profiled <- fetchProfile(ctx, c.admin+"/debug/pprof/profile?seconds=4", b.o.profile) }()
+		go func() { profiled <- fetchProfile(ctx, c.admin+"/debug/pprof/profile?seconds=6", b.o.profile) }()
 	}
 	if err := c.await(ctx, func(s *pipelineStatus) bool { return s.copied(copiedTable) }); err != nil {
 		return f, err

@@ -116,8 +116,12 @@ func (e *Encoder) AppendValue(dst []byte, c *decode.Change, op byte, m *Meta) ([
 	} else if out, err = e.appendRow(append(out, branchSecond), c.New, c.Old, c.OldKind); err != nil {
 		return dst, err
 	}
-	out = e.envelope.appendSource(out, m)
-	out = appendTail(out, op, m)
+	if op == 'r' {
+		out = append(out, e.envelope.read(m)...)
+	} else {
+		out = e.envelope.appendSource(out, m)
+		out = appendTail(out, op, m)
+	}
 	if len(e.missing) == 0 {
 		return append(out, branchFirst), nil
 	}

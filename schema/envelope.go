@@ -112,6 +112,9 @@ type envelopePlan struct {
 	db     []byte
 	table  []byte // schema, table
 	system []byte // system_id with its union branch
+
+	lastRead Meta   // of the newest row of a first copy
+	lastTail []byte // source and what follows it of that
 }
 
 func newEnvelopePlan(t *Table) envelopePlan {
@@ -165,6 +168,16 @@ func (p *envelopePlan) appendSource(dst []byte, m *Meta) []byte {
 	dst = appendLong(append(dst, branchSecond), int64(m.Commit))
 	dst = appendLong(append(dst, branchSecond), m.Ordinal)
 	return append(dst, p.system...)
+}
+
+// read is source and what follows it of a row of the first copy. Of rows that are placed together it is the same. It is valid until the
+// next call.
+func (p *envelopePlan) read(m *Meta) []byte {
+	if len(p.lastTail) == 0 || p.lastRead != *m {
+		p.lastRead = *m
+		p.lastTail = appendTail(p.appendSource(p.lastTail[:0], m), 'r', m)
+	}
+	return p.lastTail
 }
 
 // appendTail appends op, ts_ms, ts_us and transaction.

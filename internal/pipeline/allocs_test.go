@@ -3,6 +3,8 @@ package pipeline
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 
 	"walferry/checkpoint"
 	"walferry/decode"
+	"walferry/internal/backfill"
 	"walferry/schema"
 	"walferry/sink"
 	"walferry/source"
@@ -79,7 +82,7 @@ func newHotPath(t testing.TB, envelope string) *hotPath {
 		t.Fatal(err)
 	}
 	l := &loop{
-		session: &session{Pipeline: &Pipeline{}, tables: map[*decode.Relation]*table{}},
+		session: &session{Pipeline: &Pipeline{cfg: Config{Sink: sink.Config{MaxBatchBytes: 8 << 20}}}, tables: map[*decode.Relation]*table{}},
 		stream:  &source.Stream{}, decoder: decode.NewDecoder(), gate: checkpoint.NewGate(nil, checkpoint.Server{}),
 		building: &sealed{batch: producer.NewBatch()},
 		builder:  builder{systemID: "7301234567890123456", envelope: envelope, truncate: "publish", now: time.Now},
@@ -181,6 +184,83 @@ func BenchmarkHotPath(b *testing.B) {
 				h.consume(b)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(h.rows), "ns/change")
+		})
+	}
+}
+
+// placement is the hot path's loop with a chunk of its table's rows that waits for its place.
+type placement struct {
+	*hotPath
+	t   *copying
+	job *copyJob
+}
+
+func newPlacement(t testing.TB, envelope string) *placement {
+	t.Helper()
+	p := &placement{hotPath: newHotPath(t, envelope)}
+	rel := slices.Collect(maps.Keys(p.loop.tables))[0]
+	data := []byte(decode.CopyHead)
+	for i := range 1000 {
+		row := appendOrder(nil, 'N', orderRow(byte(i)))[1:]
+		for j, at := 0, 2; j < len(rel.Columns); j++ { // COPY's rows are without the kinds of the columns
+			size := int(binary.BigEndian.Uint32(row[at+1:]))
+			row = slices.Delete(row, at, at+1)
+			at += 4 + size
+		}
+		data = append(data, row...)
+	}
+	p.job = &copyJob{query: &source.ChunkQuery{}, chunk: &source.Chunk{Data: data, Rows: 1000, Read: time.Now()}}
+	p.t = &copying{
+		Copy:  backfill.Copy{Relation: rel.ID, Generation: 1, State: backfill.Copying, Ranges: []backfill.Range{{}, {}}},
+		table: &source.CopyTable{Relation: rel, Key: []int{0}}, streamed: rel, notes: backfill.NewNotes([]int{0}, 1<<20, nil),
+		ranges: []*copyRange{{}},
+	}
+	p.loop.copy.tables = []*copying{p.t}
+	// One row that the stream has a newer state of, so that each is looked up.
+	p.t.notes.Change(1000, &decode.Change{Op: decode.Delete, Old: decode.Tuple{{Kind: decode.Binary, Data: []byte("8 bytes!")}}}, false)
+	return p
+}
+
+// place places the whole chunk, slice by slice.
+func (p *placement) place(t testing.TB) {
+	p.job.placing = &placing{loop: p.loop, t: p.t, r: p.t.ranges[0], j: p.job, left: p.job.chunk.Rows}
+	for done := false; !done; {
+		var err error
+		if done, err = p.job.placing.slice(t.Context(), copySliceBytes); err != nil {
+			t.Fatal(err)
+		}
+		p.loop.building.batch.Reset()
+	}
+}
+
+// TestAllocPlacement: to place a row of a first copy costs no allocation, what a chunk costs is shared by its rows.
+func TestAllocPlacement(t *testing.T) {
+	for _, envelope := range []string{schema.EnvelopeDebezium, schema.EnvelopeRow} {
+		t.Run(envelope, func(t *testing.T) {
+			p := newPlacement(t, envelope)
+			for range 10 {
+				p.place(t)
+			}
+			if n := testing.AllocsPerRun(20, func() { p.place(t) }); n > 20 {
+				t.Errorf("%v allocations for %d rows", n, p.job.chunk.Rows)
+			}
+			if p.t.Rows == 0 || p.t.Rows%1000 != 0 {
+				t.Errorf("%d rows were placed", p.t.Rows)
+			}
+		})
+	}
+}
+
+// BenchmarkPlacement is the cost of a row of a first copy from the server's bytes to the record, without compression.
+func BenchmarkPlacement(b *testing.B) {
+	for _, envelope := range []string{schema.EnvelopeDebezium, schema.EnvelopeRow} {
+		b.Run(fmt.Sprintf("envelope=%s", envelope), func(b *testing.B) {
+			p := newPlacement(b, envelope)
+			b.ReportAllocs()
+			for b.Loop() {
+				p.place(b)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(p.job.chunk.Rows), "ns/row")
 		})
 	}
 }

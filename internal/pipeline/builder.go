@@ -46,6 +46,7 @@ type builder struct {
 	refetched                  []byte // header of the change's new row, nil for none; see loop.refetch
 	headers                    []sink.Header
 	meta                       schema.Meta
+	reads                      schema.Meta // of the rows of a first copy that are placed here
 
 	hash hash.Hash // of keys
 	sum  []byte
@@ -291,13 +292,19 @@ func (b *builder) record(t *table, c *decode.Change, op byte, tombstone bool, pa
 	return nil
 }
 
-// read appends a row of a first copy: a state of the row at the boundary behind the newest whole transaction. number is the
-// row's in the copy, from 1.
-func (b *builder) read(t *table, c *decode.Change, generation uint32, number int64, at time.Time, marker string) error {
-	m := schema.Meta{
-		Commit: c.Position.Commit, Change: c.Position.Change, CommitTime: at, Now: b.now(), Snapshot: marker,
-		Sequence: [2]pglogrepl.LSN{b.sequence, c.Position.Change},
+// beginRead notes the boundary, behind the newest whole transaction, at which rows of a first copy are placed until it is called again.
+// read is when they were read.
+func (b *builder) beginRead(at decode.Position, read time.Time) {
+	b.reads = schema.Meta{
+		Commit: at.Commit, Change: at.Change, CommitTime: read, Now: b.now(), Sequence: [2]pglogrepl.LSN{b.sequence, at.Change},
 	}
+}
+
+// read appends a row of a first copy: a state of the row at the boundary that beginRead was told. number is the row's in the copy, from
+// 1.
+func (b *builder) read(t *table, c *decode.Change, generation uint32, number int64, marker string) error {
+	m := &b.reads
+	m.Snapshot = marker
 	var err error
 	var key []byte
 	if !t.keyless {
@@ -306,15 +313,15 @@ func (b *builder) read(t *table, c *decode.Change, generation uint32, number int
 		}
 		key = b.key
 	}
-	if b.value, err = t.enc.AppendValue(b.value[:0], c, 'r', &m); err != nil {
+	if b.value, err = t.enc.AppendValue(b.value[:0], c, 'r', m); err != nil {
 		return err
 	}
 	h := append(b.headers[:0], sink.Header{Key: schema.HeaderID, Value: b.appendReadID(c.Relation.ID, generation, number, key)})
 	if b.envelope == schema.EnvelopeRow {
-		h = b.rowHeaders(h, t, c, 'r', &m)
+		h = b.rowHeaders(h, t, c, 'r', m)
 	}
 	b.headers = h
-	if err := b.batch.Append(t.topic, t.partition(key, m.Commit), at, key, b.value, h); err != nil {
+	if err := b.batch.Append(t.topic, t.partition(key, m.Commit), m.CommitTime, key, b.value, h); err != nil {
 		return err
 	}
 	if cap(b.value) > largeRow {

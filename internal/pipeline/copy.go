@@ -40,16 +40,22 @@ type Copy struct {
 // smallCopy has, for tests of this package, other bounds than the constants below where it is not 0.
 type smallCopy struct {
 	noteBytes    int
+	sliceBytes   int
 	rangeBytes   int64
 	again, after time.Duration
 }
 
 const (
-	copyAgain     = 500 * time.Millisecond // between two tries of what somebody else's transaction or lock holds up
-	copyAfter     = 10 * time.Second       // between two tries of what somebody has to mend
-	copyQueue     = 10_000                 // keys that are read by themselves; with more the copy begins anew
-	copyQueueRead = 500                    // of them in one chunk, at most
-	rangeBytes    = 64 << 20               // of a table to which a range of its own is given
+	copyAgain = 500 * time.Millisecond // between two tries of what somebody else's transaction or lock holds up
+	copyAfter = 10 * time.Second       // between two tries of what somebody has to mend
+	// What is placed at one boundary while the stream may have more: about a millisecond's work.
+	copySliceBytes = 256 << 10
+	// What a batch may have in it when more of a copy is placed, at most half of a full one: what the stream brings next waits for
+	// its transaction.
+	copyBatchBytes = 4 << 20
+	copyQueue      = 10_000   // keys that are read by themselves; with more the copy begins anew
+	copyQueueRead  = 500      // of them in one chunk, at most
+	rangeBytes     = 64 << 20 // of a table to which a range of its own is given
 )
 
 // copier is the first copy as the loop drives it: which tables, which ranges, what is being read and what waits for its
@@ -72,7 +78,8 @@ type copier struct {
 	endedTold []CopyProgress // of ended, as health has it; nil when that has changed
 	added     []string       // tables that were put into the publication when the session began
 	buffers   [][]byte       // free ones
-	pending   int            // chunks that were read and wait for their place
+	pending   int            // chunks that were read and wait for their place, or for that of a part of them
+	more      bool           // rows can be placed at this boundary, and the batch has room for them
 	dirty     bool           // some copying is to be saved
 	read      int            // rows of chunks that were dealt with since the last seal, left out ones included
 	throttle  throttle
@@ -130,8 +137,9 @@ type copyJob struct {
 	have    []uint32           // parts of it that are cut already
 	buffer  []byte
 	whole   *whole
-	piece   bool // of a table without a key: one piece of its rows
-	waits   bool // the chunk was read, and the stream has not come to its place yet
+	piece   bool     // of a table without a key: one piece of its rows
+	waits   bool     // the chunk was read, and the stream has not come to its place yet
+	placing *placing // nil before the first row has its place
 
 	tables []source.Table
 	sizes  map[uint32]int64 // of tables that are not known
@@ -145,6 +153,7 @@ type copyJob struct {
 
 // noteBytes bounds the notes of one table: no more tables are copied at a time than there are workers.
 func (c *Copy) noteBytes() int           { return cmp.Or(c.small.noteBytes, c.BufferBytes/2/c.Workers) }
+func (c *Copy) sliceBytes() int          { return cmp.Or(c.small.sliceBytes, copySliceBytes) }
 func (c *Copy) rangeBytes() int64        { return cmp.Or(c.small.rangeBytes, rangeBytes) }
 func (c *Copy) tryAgain() time.Duration  { return cmp.Or(c.small.again, copyAgain) }
 func (c *Copy) tryMended() time.Duration { return cmp.Or(c.small.after, copyAfter) }
@@ -369,6 +378,7 @@ func (c *copier) chunkBytes() int {
 // waited says that a chunk waits for the stream no more.
 func (j *copyJob) waited() {
 	if j.waits {
+		j.waits = false
 		hit("chunk-waited")
 	}
 }
@@ -383,7 +393,7 @@ func (c *copier) release(j *copyJob) {
 		b = nil
 	}
 	c.buffers = append(c.buffers, b)
-	j.chunk, j.buffer = nil, nil
+	j.chunk, j.buffer, j.placing = nil, nil, nil
 }
 
 // copyWorker reads what it is asked until the session ends.

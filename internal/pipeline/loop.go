@@ -47,6 +47,7 @@ type loop struct {
 	before        checkpoint.Position // where it was at the open transaction's Begin
 	copy          copier
 	delivered     pglogrepl.LSN // of the newest transaction that the stream has brought whole, dropped or not
+	sliced        bool          // rows of a copy were placed since the block at hand began
 	copiedBatches uint64        // that brought a copy further, so far
 	parts         int           // parts of the open transaction already published
 	results       chan outcome
@@ -81,6 +82,7 @@ func (l *loop) run(ctx context.Context) error {
 			if err := l.start(ctx); err != nil {
 				return err
 			}
+			continue // the other batch has room for rows of a copy that this one had none for
 		}
 		if l.stopping && !l.inTx && l.inFlight.IsZero() && l.idleBatch() {
 			if l.reached {
@@ -92,8 +94,13 @@ func (l *loop) run(ctx context.Context) error {
 		if l.reading() {
 			blocks = l.stream.Blocks()
 		}
+		var more <-chan struct{}
+		if l.copy.more {
+			more = always
+		}
 		l.health.step(l.where())
 		select {
+		case <-more: // and whoever else is there has his turn
 		case b, ok := <-blocks:
 			if !ok {
 				return fmt.Errorf("replication stream: %w", l.cat.Explain(ctx, l.stream.Err()))
@@ -129,6 +136,13 @@ func (l *loop) run(ctx context.Context) error {
 	}
 }
 
+// always can be received from.
+var always = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
 // emptyDelay is how long transactions without any record of ours wait for company: a server before 15 sends begin and commit
 // of every transaction of the database, and each would cost a Kafka transaction.
 const emptyDelay = time.Second
@@ -140,6 +154,8 @@ func (l *loop) ready() bool {
 		return true
 	case l.inTx:
 		return false
+	case l.copy.more && !l.stopping && l.stats.changes.Sum() == l.stats.changes[Read]:
+		return false // rows of a copy that wait for nobody, and heartbeats: more of them make a larger batch
 	case l.wholes == 0:
 		return !l.idleBatch()
 	}
@@ -157,8 +173,9 @@ func (l *loop) backfill(ctx context.Context) error {
 	if l.copy.jobs == nil {
 		return nil
 	}
+	l.copy.more = false
 	if !l.inTx && l.copy.active() && !l.stopping {
-		if err := l.place(ctx); err != nil {
+		if _, err := l.place(ctx); err != nil {
 			return err
 		}
 	}
@@ -233,6 +250,7 @@ func (l *loop) consume(ctx context.Context, blk *source.Block) error {
 	}
 	l.health.received.Add(int64(n))
 	l.refetched.begin(blk.Frames)
+	l.sliced = false
 	for i := range blk.Frames {
 		f := &blk.Frames[i]
 		l.refetched.at = i
@@ -264,10 +282,12 @@ func (l *loop) event(ctx context.Context, e decode.Event) error {
 	case *decode.Message:
 		return l.message(e)
 	case *decode.Commit:
-		if err := l.commit(e); err != nil || l.stopping || !l.copy.active() {
+		if err := l.commit(e); err != nil || l.stopping || !l.copy.active() || l.sliced {
 			return err
 		}
-		return l.place(ctx)
+		var err error
+		l.sliced, err = l.place(ctx)
+		return err
 	}
 	return fmt.Errorf("unknown event %T", e)
 }

@@ -9,67 +9,106 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pglogrepl"
+
 	"walferry/checkpoint"
 	"walferry/decode"
 	"walferry/internal/backfill"
 	"walferry/schema"
 )
 
-// place places every chunk that the stream has come far enough for. It is called between two transactions of the stream, and
-// nothing of the stream comes between the pieces of a chunk that is larger than a batch.
-func (l *loop) place(ctx context.Context) error {
+// place places rows of chunks that the stream has come far enough for, a slice at most. It is called between two transactions of the
+// stream. Rows of one chunk can have places with transactions between them: what is shown of a row holds at its own place, and
+// notes are kept until the last row has its place.
+func (l *loop) place(ctx context.Context) (placed bool, err error) {
+	l.copy.more = false
+	room := l.copy.sliceBytes()
 	for _, t := range slices.Clone(l.copy.tables) {
 		if t.whole != nil {
-			if err := l.placeWhole(ctx, t); err != nil {
-				return err
-			}
-			continue
-		}
-		for _, r := range slices.Clone(t.ranges) { // a range that is done leaves them
-			for len(r.pending) > 0 && r.pending[0].chunk.LSN <= l.delivered {
-				j := r.pending[0]
-				r.pending = r.pending[1:]
-				if err := l.placeChunk(ctx, t, r, j); err != nil {
-					return err
-				}
+			if err := l.takeReady(ctx, t); err != nil {
+				return placed, err
 			}
 		}
-		if j := t.queued; j != nil && j.chunk.LSN <= l.delivered {
-			t.queued = nil
-			if err := l.placeChunk(ctx, t, nil, j); err != nil {
-				return err
+		for j, r := t.placeable(l.delivered); j != nil; j, r = t.placeable(l.delivered) {
+			if room <= 0 || !l.placeRoom() {
+				// With no room the batch goes out first.
+				l.copy.more = l.placeRoom()
+				return placed, nil
 			}
+			before := l.building.batch.Bytes()
+			if err := l.placeSlice(ctx, t, r, j, room); err != nil {
+				return placed, err
+			}
+			room -= l.building.batch.Bytes() - before
+			placed = true
 		}
+		l.finishWhole(t)
 	}
-	return nil
+	return placed, nil
 }
 
-// placeChunk appends the rows of a chunk as reads, except those that the stream has newer ones for. A row that cannot be
-// published holds up the copy of its table, and nothing else: the stream goes on, and what came before the row has its place.
-func (l *loop) placeChunk(ctx context.Context, t *copying, r *copyRange, j *copyJob) error {
-	l.copy.pending--
-	j.waited()
-	defer l.copy.release(j)
-	p := placing{loop: l, t: t, r: r, j: j}
-	if err := p.place(ctx); err != nil {
-		if !errors.Is(err, errNotCaptured) && retryable(err) || errors.Is(err, errTextMode) {
-			return err
+// placeRoom says that the batch takes more rows of a copy.
+func (l *loop) placeRoom() bool {
+	b := l.building.batch
+	return b.Records() == 0 || b.Bytes() < min(copyBatchBytes, l.cfg.Sink.MaxBatchBytes/2)
+}
+
+// placeable is the next chunk of a table that the stream has come far enough for, with its range; nil for none.
+func (t *copying) placeable(delivered pglogrepl.LSN) (*copyJob, *copyRange) {
+	if t.whole != nil {
+		// The last one has a marker, so of each it must be known whether it is.
+		if w := t.whole; (len(w.pieces) > 1 || len(w.pieces) > 0 && w.ended) && w.lsn <= delivered {
+			return w.pieces[0], nil
 		}
-		p.down()
-		l.hold(t, err)
-		l.rest(t)
-		t.after = time.Now().Add(l.copy.tryMended()) // somebody has to mend it
+		return nil, nil
+	}
+	for _, r := range t.ranges {
+		if len(r.pending) > 0 && r.pending[0].chunk.LSN <= delivered {
+			return r.pending[0], r
+		}
+	}
+	if j := t.queued; j != nil && j.chunk.LSN <= delivered {
+		return j, nil
+	}
+	return nil, nil
+}
+
+// placeSlice appends rows of a chunk as reads, about as many bytes as there is room for, except those that the stream has newer ones
+// for. A row that cannot be published holds up the copy of its table, and nothing else: the stream goes on, and what came before
+// the row has its place.
+func (l *loop) placeSlice(ctx context.Context, t *copying, r *copyRange, j *copyJob, room int) error {
+	if j.placing == nil {
+		j.waited()
+		j.placing = &placing{loop: l, t: t, r: r, j: j, left: j.chunk.Rows}
+	} else {
+		hit("chunk-split")
+	}
+	done, err := j.placing.slice(ctx, room)
+	if err != nil {
+		return l.unplaced(j.placing, err)
+	}
+	if !done {
+		j.placing.down()
 		return nil
 	}
+	l.copy.pending--
 	t.Bytes += int64(len(j.chunk.Data))
-	if r == nil {
-		t.queueing = false
+	l.copy.save(t)
+	switch {
+	case t.whole != nil:
+		t.whole.pieces = t.whole.pieces[1:]
+		t.whole.buffers <- j.chunk.Data
+		hit("whole-placed")
+		return nil
+	case r == nil:
+		t.queued, t.queueing = nil, false
 		if !j.chunk.Cut { // or the rows of some of them were not read, and nobody knows of which
 			for _, k := range j.query.Keys {
 				t.notes.Asked(&j.chunk.Snapshot, backfill.Key(k))
 			}
 		}
-	} else {
+	default:
+		r.pending = r.pending[1:]
 		saved := &t.Ranges[r.index]
 		if saved.At = backfill.Key(j.chunk.Last); r.read && len(r.pending) == 0 {
 			saved.Done, saved.At, saved.After, saved.To = true, nil, nil, nil
@@ -77,10 +116,29 @@ func (l *loop) placeChunk(ctx context.Context, t *copying, r *copyRange, j *copy
 		}
 	}
 	t.moves = t.notes.Moves()
-	l.copy.save(t)
+	l.copy.release(j)
 	t.prune()
 	l.finishCopy(t)
 	hit("chunk-placed")
+	return nil
+}
+
+// unplaced takes it that a row of a chunk could not be published.
+func (l *loop) unplaced(p *placing, err error) error {
+	t := p.t
+	if !errors.Is(err, errNotCaptured) && retryable(err) || errors.Is(err, errTextMode) {
+		return err
+	}
+	if t.whole != nil {
+		l.anew(t, err.Error())
+		l.hold(t, err)
+		t.after = time.Now().Add(l.copy.tryMended()) // somebody has to mend it
+		return nil
+	}
+	p.down()
+	l.hold(t, err)
+	l.rest(t)
+	t.after = time.Now().Add(l.copy.tryMended()) // somebody has to mend it
 	return nil
 }
 
@@ -118,18 +176,24 @@ func (l *loop) finishCopy(t *copying) {
 type placing struct {
 	*loop
 	t     *copying
-	r     *copyRange // nil for queued keys
+	r     *copyRange // nil for queued keys, and for a table without a key
 	j     *copyJob
 	rel   *decode.Relation
 	table *table
 	at    decode.Position
+	rows  *decode.CopyReader
+	left  int          // rows that were not taken out of the chunk
+	ahead bool         // next was taken out and has no place
+	next  decode.Tuple // as it was read
 	row   decode.Tuple // the one that is held back until it is known whether it is the last
-	next  decode.Tuple
 	key   decode.Tuple // of the newest row in the batch
-	final bool         // of a table without a key: the last piece
+
+	change decode.Change // of row
 }
 
-func (p *placing) place(ctx context.Context) (err error) {
+// slice places rows until there is no more room, and says whether all have their place or none. A row is looked up in the notes at
+// its own place: one that was taken out of the chunk and found no room is looked up again.
+func (p *placing) slice(ctx context.Context, room int) (done bool, err error) {
 	p.rel = p.t.table.Relation
 	if s := p.t.streamed; s != nil && s.Equal(p.rel) {
 		p.rel = s // so it is the version that the next row of the stream has, if nothing changes
@@ -137,56 +201,85 @@ func (p *placing) place(ctx context.Context) (err error) {
 	// Behind everything of the newest transaction, before anything of the next one.
 	p.at = decode.Position{Commit: p.whole.Commit, Change: p.whole.End}
 	if p.table, err = p.loop.table(ctx, p.rel, p.at); err != nil {
-		return err
+		return false, err
 	}
 	if p.table == nil {
-		return errNotCaptured
+		return false, errNotCaptured
 	}
-	kind := decode.Binary
-	if p.textMode {
-		kind = decode.Text
+	p.builder.beginRead(p.at, p.j.chunk.Read)
+	if p.rows == nil {
+		kind := decode.Binary
+		if p.textMode {
+			kind = decode.Text
+		}
+		p.rows = decode.NewCopyReader(slices.Repeat([]decode.Kind{kind}, len(p.rel.Columns)), max(len(p.j.chunk.Data), 1))
+		p.rows.Feed(p.j.chunk.Data)
 	}
-	rows := decode.NewCopyReader(slices.Repeat([]decode.Kind{kind}, len(p.rel.Columns)), max(len(p.j.chunk.Data), 1))
-	rows.Feed(p.j.chunk.Data)
+	begun := p.building.batch.Bytes()
 	held := false
-	for range p.j.chunk.Rows {
-		row, err := rows.Next()
-		if err == nil && row == nil {
-			err = errors.New("it ends too early")
-		}
-		if err != nil {
-			return fmt.Errorf("a chunk of table %s: %w", p.rel, err)
-		}
-		if p.t.notes != nil {
-			// Of a key that was asked for by itself the stream may have brought all since: then it has been read before.
-			over := p.r == nil && !p.t.notes.Has(backfill.KeyOf(row, p.t.table.Key))
-			var verdict backfill.Verdict
-			if verdict, row = p.t.notes.Row(&p.j.chunk.Snapshot, row, p.t.table.Key); over || verdict == backfill.Older {
-				p.t.Newer++
-				p.copy.read++
-				continue
+	for p.ahead || p.left > 0 {
+		if !p.ahead {
+			if err := p.take(); err != nil {
+				return false, err
 			}
 		}
-		p.next = append(p.next[:0], row...)
-		if held {
+		row, ok := p.current(p.next)
+		if ok && held {
+			if p.building.batch.Bytes()-begun >= room || !p.placeRoom() {
+				// What is held back has a place here; next has not.
+				return false, p.append(ctx, false)
+			}
 			if err := p.append(ctx, false); err != nil {
-				return err
+				return false, err
 			}
 		}
-		p.row, p.next, held = p.next, p.row, true
+		p.ahead = false
+		if ok {
+			p.row, held = append(p.row[:0], row...), true
+		} else {
+			p.t.Newer++
+			p.copy.read++
+		}
 	}
 	if held {
-		return p.append(ctx, p.last())
+		return true, p.append(ctx, p.last())
 	}
+	return true, nil
+}
+
+// take takes the next row out of the chunk.
+func (p *placing) take() error {
+	row, err := p.rows.Next()
+	if err == nil && row == nil {
+		err = errors.New("it ends too early")
+	}
+	if err != nil {
+		return fmt.Errorf("a chunk of table %s: %w", p.rel, err)
+	}
+	p.left--
+	p.next, p.ahead = row, true // the reader's until the next call of it
 	return nil
+}
+
+// current is a row as it is placed here; false for one that the stream has brought since.
+func (p *placing) current(row decode.Tuple) (decode.Tuple, bool) {
+	if p.t.notes == nil {
+		return row, true
+	}
+	// Of a key that was asked for by itself the stream may have brought all since: then it has been read before.
+	if p.r == nil && !p.t.notes.Has(backfill.KeyOf(row, p.t.table.Key)) {
+		return nil, false
+	}
+	verdict, row := p.t.notes.Row(&p.j.chunk.Snapshot, row, p.t.table.Key)
+	return row, verdict != backfill.Older
 }
 
 // last says that the row at hand is the last of the table.
 func (p *placing) last() bool {
-	if p.t.whole != nil {
-		return p.final
+	if w := p.t.whole; w != nil {
+		return w.ended && len(w.pieces) == 1
 	}
-	if p.r == nil && p.j.chunk.Cut || p.r != nil && !(p.r.read && len(p.r.pending) == 0) {
+	if p.r == nil && p.j.chunk.Cut || p.r != nil && !(p.r.read && len(p.r.pending) == 1) {
 		return false
 	}
 	for i := range p.t.Ranges {
@@ -203,16 +296,9 @@ func (p *placing) last() bool {
 	return left <= 0
 }
 
-// append appends the row at hand. When the batch is full it goes out with what of the chunk is in it.
+// append appends the row at hand.
 func (p *placing) append(ctx context.Context, last bool) error {
 	l, t := p.loop, p.t
-	if l.full() {
-		p.down()
-		if err := l.room(ctx); err != nil {
-			return err
-		}
-		hit("chunk-split")
-	}
 	marker := "true"
 	switch {
 	case last && l.copy.alone(t):
@@ -224,8 +310,9 @@ func (p *placing) append(ctx context.Context, last bool) error {
 	case t.Rows == 0:
 		marker = "first_in_data_collection"
 	}
-	c := &decode.Change{Op: decode.Read, Relation: p.rel, New: p.row, Position: p.at}
-	err := l.builder.read(p.table, c, t.Generation, t.Rows+1, p.j.chunk.Read, marker)
+	p.change = decode.Change{Op: decode.Read, Relation: p.rel, New: p.row, Position: p.at}
+	c := &p.change
+	err := l.builder.read(p.table, c, t.Generation, t.Rows+1, marker)
 	if value, ok := errors.AsType[*schema.ValueError](err); ok && value.Stale {
 		newer, aerr := l.again(ctx, p.rel, p.at)
 		if aerr != nil {
@@ -233,7 +320,7 @@ func (p *placing) append(ctx context.Context, last bool) error {
 		}
 		if newer != nil {
 			p.table = newer
-			err = l.builder.read(p.table, c, t.Generation, t.Rows+1, p.j.chunk.Read, marker)
+			err = l.builder.read(p.table, c, t.Generation, t.Rows+1, marker)
 		}
 	}
 	if err != nil {

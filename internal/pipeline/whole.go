@@ -174,44 +174,25 @@ func (l *loop) pieceRead(t *copying, j *copyJob) {
 	l.copy.pending++
 }
 
-// placeWhole brings the copy of a table without a key on, between two transactions.
-func (l *loop) placeWhole(ctx context.Context, t *copying) error {
-	w := t.whole
+// takeReady has the snapshot taken when the worker is ready for it.
+func (l *loop) takeReady(ctx context.Context, t *copying) error {
 	if l.delivered == 0 {
 		return nil // nothing has shown yet that the stream is ours, and its events have no place
 	}
 	select {
-	case <-w.ready:
-		if err := l.takeWhole(ctx, t); err != nil {
-			return err
-		}
+	case <-t.whole.ready:
+		return l.takeWhole(ctx, t)
 	default:
+		return nil
 	}
-	// The last one has a marker, so of each it must be known whether it is.
-	for w == t.whole && (len(w.pieces) > 1 || len(w.pieces) > 0 && w.ended) && w.lsn <= l.delivered {
-		j := w.pieces[0]
-		w.pieces = w.pieces[1:]
-		l.copy.pending--
-		p := placing{loop: l, t: t, j: j, final: w.ended && len(w.pieces) == 0}
-		if err := p.place(ctx); err != nil {
-			if retryable(err) || errors.Is(err, errTextMode) {
-				return err
-			}
-			l.anew(t, err.Error())
-			l.hold(t, err)
-			t.after = time.Now().Add(l.copy.tryMended()) // somebody has to mend it
-			return nil
-		}
-		t.Bytes += int64(len(j.chunk.Data))
-		l.copy.save(t)
-		w.buffers <- j.chunk.Data
-		hit("whole-placed")
-	}
-	if w == t.whole && w.ended && len(w.pieces) == 0 {
+}
+
+// finishWhole ends the copy of a table without a key when all rows have their place.
+func (l *loop) finishWhole(t *copying) {
+	if w := t.whole; w != nil && w.ended && len(w.pieces) == 0 {
 		l.log.Info("the rows of a table without a key have been copied", "table", t.name(), "rows", t.Rows, "bytes", t.Bytes, "took", now().Sub(t.Started))
 		l.end(t, backfill.Done)
 	}
-	return nil
 }
 
 // changedWhole is told of a change, in a version of the table, that the snapshot does not contain. Whoever alters the table has waited for
