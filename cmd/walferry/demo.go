@@ -55,10 +55,7 @@ func (p *program) demo(ctx context.Context, cfg demo.Config) error {
 		return fmt.Errorf("find this program: %w", err)
 	}
 	cfg.Out = p.stdout
-	if f, ok := p.stdout.(*os.File); ok {
-		info, err := f.Stat()
-		cfg.Terminal = err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"
-	}
+	cfg.Terminal = isTerminal(p.stdout)
 	if cfg.Every < 100*time.Millisecond || cfg.Kills < 0 || cfg.Changes < 0 || cfg.Rate < 0 {
 		return &usageError{err: errors.New("numbers are not negative, and --every is at least 100ms"), command: "walferry demo"}
 	}

@@ -97,6 +97,7 @@ func exitCode(err error) int {
 		tooLarge *sink.TooLargeError
 		row      *source.RowTooLargeError
 		coded    *codedError
+		asked    *backfillProblem
 		usage    *usageError
 		settings *config.Error
 		mismatch *sink.TopicMismatchError
@@ -111,6 +112,8 @@ func exitCode(err error) int {
 		return silent.code
 	case errors.Is(err, errInterrupted), errors.Is(err, context.Canceled):
 		return exitInterrupted
+	case errors.As(err, &asked):
+		return asked.exitCode()
 	case errors.As(err, &usage), errors.As(err, &settings):
 		return exitConfig
 	case errors.As(err, &refusal), is[*source.SlotLostError](err), is[*checkpoint.FutureError](err), is[*checkpoint.MalformedError](err),

@@ -22,7 +22,7 @@ type program struct {
 // commands are all subcommands; the help sorts them.
 func commands() []func(*program) *cobra.Command {
 	return append([]func(*program) *cobra.Command{
-		newRunCommand, newDrainCommand, newCheckCommand, newSetupCommand, newStatusCommand, newTailCommand, newConfigCommand, newRegistryCommand, newSchemaCommand, newAsyncAPICommand,
+		newRunCommand, newDrainCommand, newCheckCommand, newSetupCommand, newStatusCommand, newBackfillCommand, newTailCommand, newConfigCommand, newRegistryCommand, newSchemaCommand, newAsyncAPICommand,
 		newRecoverCommand, newDropCommand, newVersionCommand,
 	}, more...)
 }

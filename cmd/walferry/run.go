@@ -131,7 +131,7 @@ func (p *program) runPipeline(ctx context.Context, c *config.Config, o runOption
 	a.pipeline = pl
 	if c.Admin.Listen != "" {
 		s, err := admin.Listen(serving, c.Admin.Listen, admin.Config{
-			Ready: a.ready, Status: a.status, Metrics: metrics, Pprof: c.Admin.Pprof, Log: log,
+			Ready: a.ready, Status: a.status, Metrics: metrics, Backfill: a.askBackfill, Pprof: c.Admin.Pprof, Log: log,
 		})
 		if err != nil {
 			return nil, &codedError{exitConfig, fmt.Errorf("admin.listen: %w", err)}
@@ -266,11 +266,11 @@ func (s *statusOf) status() admin.Status {
 		},
 		Totals: totals(&h.Totals),
 	}
-	for _, c := range h.Copies {
-		out.Copies = append(out.Copies, admin.CopyStatus{
-			Table: c.Schema + "." + c.Table, Generation: c.Generation, State: string(c.State), Rows: c.Rows, Estimated: c.Estimated, Bytes: c.Bytes,
-			Newer: c.Newer, Ranges: c.Ranges, RangesDone: c.Done, Waits: c.Waits, Started: moment(c.Started), Finished: moment(c.Finished),
-		})
+	for i := range h.Copies {
+		out.Copies = append(out.Copies, copyStatus(&h.Copies[i]))
+	}
+	for _, state := range pipeline.CopyStates() {
+		out.CopyStates = append(out.CopyStates, string(state))
 	}
 	for _, state := range pipeline.States() {
 		out.States = append(out.States, string(state))
@@ -300,7 +300,7 @@ func moment(t time.Time) *time.Time {
 func totals(t *pipeline.Totals) admin.Totals {
 	out := admin.Totals{
 		Changes: map[string]int64{}, Transactions: t.Transactions, Split: t.Split, Batches: t.Batches, Records: t.Records,
-		RecordBytes: t.RecordBytes, ReceivedBytes: t.Received, Aborted: t.Aborted, Uncertain: t.Uncertain,
+		RecordBytes: t.RecordBytes, CopiedBytes: t.CopiedBytes, ReceivedBytes: t.Received, Aborted: t.Aborted, Uncertain: t.Uncertain,
 		Skipped:    map[string]int64{"not_captured": t.Uncaptured, "truncate": t.Truncates, "contained": t.Contained},
 		Heartbeats: t.Heartbeats, Sessions: t.Sessions, Reconnects: map[string]int64{}, Errors: map[string]int64{}, Incompatible: t.Incompatible,
 	}

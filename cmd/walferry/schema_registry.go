@@ -301,12 +301,17 @@ func newPainter(when string, out io.Writer) painter {
 	if when != "auto" {
 		return when == "always"
 	}
+	return painter(os.Getenv("NO_COLOR") == "" && isTerminal(out))
+}
+
+// isTerminal says that what is written is shown by a terminal, which can move its cursor.
+func isTerminal(out io.Writer) bool {
 	file, ok := out.(*os.File)
-	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+	if !ok || os.Getenv("TERM") == "dumb" {
 		return false
 	}
 	info, err := file.Stat()
-	return painter(err == nil && info.Mode()&os.ModeCharDevice != 0)
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 // colorFlag adds --color.

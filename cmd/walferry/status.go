@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -71,19 +72,15 @@ type slotStatus struct {
 }
 
 func (p *program) status(ctx context.Context, c *config.Config, asJSON bool) error {
-	var s admin.Status
-	_, body, err := ask(ctx, c, "/status")
+	s, err := askStatus(ctx, c)
 	if err == nil {
-		if err := json.Unmarshal(body, &s); err != nil {
-			return fmt.Errorf("read the answer of %s: %w", c.Admin.Listen, err)
-		}
 		if asJSON {
 			return p.printJSON(struct {
 				Running bool `json:"running"`
 				admin.Status
-			}{true, s})
+			}{true, *s})
 		}
-		return p.showStatus(&s, time.Now())
+		return p.showStatus(s, time.Now())
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -166,7 +163,7 @@ func (p *program) showStatus(s *admin.Status, now time.Time) error {
 	if sum(n.Errors) > 0 {
 		lines = append(lines, [2]string{"errors", byName(n.Errors)})
 	}
-	lines = append(lines, copyLines(s.Copies, now)...)
+	lines = append(lines, copyLines(s.Copies)...)
 	if s.Error != "" {
 		lines = append(lines, [2]string{"error", s.Error})
 	}
@@ -174,47 +171,28 @@ func (p *program) showStatus(s *admin.Status, now time.Time) error {
 }
 
 // copyLines say how far the copies of tables are: those under way one by one, the others by their number.
-func copyLines(copies []admin.CopyStatus, now time.Time) (lines [][2]string) {
-	var ended int64
-	var rows int64
-	waiting := int64(0)
+func copyLines(copies []admin.CopyStatus) (lines [][2]string) {
+	tables, rows, waiting := map[string]int64{}, int64(0), int64(0)
 	for i := range copies {
 		c := &copies[i]
-		switch c.State {
-		case "done", "cancelled":
-			ended++
+		switch {
+		case copyOver(c.State):
+			tables[c.State]++
 			rows += c.Rows
-			continue
-		case "waiting":
-			if c.Waits == "" {
-				waiting++
-				continue
-			}
+		case c.State == "waiting" && c.Waits == "" && c.Turn > 0:
+			waiting++
+		default:
+			lines = append(lines, [2]string{"backfill", c.Table + ": " + copyText(c)})
 		}
-		text := fmt.Sprintf("%s: %s, %s", c.Table, c.State, counted(c.Rows, "row"))
-		if c.Estimated > 0 {
-			text += fmt.Sprintf(" of about %d (%.0f %%)", c.Estimated, min(99, 100*float64(c.Rows)/float64(c.Estimated)))
-		}
-		if c.Started != nil && c.Rows > 0 {
-			rate := float64(c.Rows) / max(now.Sub(*c.Started).Seconds(), 0.001)
-			text += fmt.Sprintf(", %.0f rows/s", rate)
-			if left := float64(c.Estimated-c.Rows) / rate; left > 0 {
-				text += ", about " + time.Duration(left*float64(time.Second)).Round(time.Second).String() + " left"
-			}
-		}
-		if c.Ranges > 1 {
-			text += fmt.Sprintf(", %d of %d ranges", c.RangesDone, c.Ranges)
-		}
-		if c.Waits != "" {
-			text += "; it waits: " + c.Waits
-		}
-		lines = append(lines, [2]string{"backfill", text})
 	}
 	if waiting > 0 {
 		lines = append(lines, [2]string{"backfill", counted(waiting, "more table") + " to come"})
 	}
-	if ended > 0 {
-		lines = append(lines, [2]string{"backfill", fmt.Sprintf("%s copied, %s", counted(ended, "table"), counted(rows, "row"))})
+	if tables["done"] > 0 {
+		lines = append(lines, [2]string{"backfill", fmt.Sprintf("%s copied, %s", counted(tables["done"], "table"), counted(rows, "row"))})
+	}
+	if n := tables["skipped"] + tables["cancelled"]; n > 0 {
+		lines = append(lines, [2]string{"backfill", fmt.Sprintf("%s not copied: %d skipped, %d cancelled; see walferry backfill status", counted(n, "table"), tables["skipped"], tables["cancelled"])})
 	}
 	return lines
 }
@@ -292,16 +270,24 @@ func probe(ctx context.Context, c *config.Config, path string) error {
 	return fmt.Errorf("not ready: %s", r.Step)
 }
 
-// ask sends a request to the running walferry of this configuration.
+// ask asks the running walferry of this configuration.
 func ask(ctx context.Context, c *config.Config, path string) (int, []byte, error) {
+	return adminRequest(ctx, c, http.MethodGet, path, nil, adminTimeout)
+}
+
+// adminRequest sends a request to the running walferry of this configuration; body is JSON, or nil.
+func adminRequest(ctx context.Context, c *config.Config, method, path string, body []byte, timeout time.Duration) (int, []byte, error) {
 	if c.Admin.Listen == "" {
 		return 0, nil, errors.New("admin.listen is empty, so a running walferry cannot be asked")
 	}
-	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+config.Dialable(c.Admin.Listen)+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+config.Dialable(c.Admin.Listen)+path, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	// Never through a proxy: the address is this machine's.
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
@@ -313,11 +299,11 @@ func ask(ctx context.Context, c *config.Config, path string) (int, []byte, error
 		}
 		return 0, nil, err
 	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	answer, err := io.ReadAll(io.LimitReader(res.Body, 64<<20)) // some hundred bytes for each table
 	if cerr := res.Body.Close(); err == nil {
 		err = cerr
 	}
-	return res.StatusCode, body, err
+	return res.StatusCode, answer, err
 }
 
 // openCatalog makes the side connection of a command that needs no stream.

@@ -4,10 +4,11 @@
 //	/readyz   200 while changes are being delivered, else 503 with the step that is stuck
 //	/status   what walferry status shows, as JSON
 //	/metrics  for Prometheus
+//	/backfill/start, /pause, /resume, /cancel  what walferry backfill asks, by POST of JSON
 //	/debug/pprof/  Go's profiles, only when configured
 //
-// It only reads: nothing that a request does changes the pipeline. There is no
-// authentication, which is why it listens on the loopback interface by default.
+// But for /backfill it only reads. There is no authentication, which is why it listens on the loopback interface by default:
+// whoever reaches it may have tables copied, under a condition that the server evaluates with walferry's role.
 package admin
 
 import (
@@ -32,8 +33,10 @@ type Config struct {
 	Ready   func() Readiness
 	Status  func() Status
 	Metrics *Metrics
-	Pprof   bool
-	Log     *slog.Logger // nil is slog.Default()
+	// Backfill does what is asked of the copies of tables, and returns when that is saved. nil is for a listener without a pipeline.
+	Backfill func(ctx context.Context, do string, r BackfillRequest) (*BackfillReply, *Problem)
+	Pprof    bool
+	Log      *slog.Logger // nil is slog.Default()
 }
 
 // Readiness answers /readyz. Ready means delivering: a transaction, if need be a
@@ -47,16 +50,18 @@ type Readiness struct {
 
 // Status answers /status. LSNs are in Postgres' form X/X; zero values are left out.
 type Status struct {
-	Pipeline string     `json:"pipeline"`
-	Version  string     `json:"version"`
-	State    string     `json:"state"` // one of States
-	States   []string   `json:"-"`
-	Active   bool       `json:"active"` // this instance holds the slot
-	Ready    bool       `json:"ready"`
-	Step     string     `json:"step"`
-	Since    *time.Time `json:"since,omitempty"` // it has been at this step
-	Started  time.Time  `json:"started"`
-	Error    string     `json:"error,omitempty"` // the last one, with its remedy, while it lasts
+	Pipeline string   `json:"pipeline"`
+	Version  string   `json:"version"`
+	State    string   `json:"state"` // one of States
+	States   []string `json:"-"`
+	// CopyStates are all states of a copy.
+	CopyStates []string   `json:"-"`
+	Active     bool       `json:"active"` // this instance holds the slot
+	Ready      bool       `json:"ready"`
+	Step       string     `json:"step"`
+	Since      *time.Time `json:"since,omitempty"` // it has been at this step
+	Started    time.Time  `json:"started"`
+	Error      string     `json:"error,omitempty"` // the last one, with its remedy, while it lasts
 
 	Source SourceStatus `json:"source"`
 	Kafka  KafkaStatus  `json:"kafka"`
@@ -107,20 +112,28 @@ type KafkaStatus struct {
 	InFlightBytes    int        `json:"in_flight_bytes"`
 }
 
-// CopyStatus is the copy of one table's rows.
+// CopyStatus is the copy of one table's rows. Rates are over the last seconds.
 type CopyStatus struct {
-	Table      string     `json:"table"`
-	Generation uint32     `json:"generation"`
-	State      string     `json:"state"` // waiting, copying, paused, done, cancelled
-	Rows       int64      `json:"rows"`
-	Estimated  int64      `json:"estimated_rows,omitempty"`
-	Bytes      int64      `json:"bytes"`
-	Newer      int64      `json:"left_out_for_newer_ones"`
-	Ranges     int        `json:"ranges,omitempty"`
-	RangesDone int        `json:"ranges_done,omitempty"`
-	Waits      string     `json:"waits_for,omitempty"`
-	Started    *time.Time `json:"started,omitempty"`
-	Finished   *time.Time `json:"finished,omitempty"`
+	Table          string     `json:"table"`
+	Generation     uint32     `json:"generation"`
+	State          string     `json:"state"` // one of CopyStates
+	Where          string     `json:"where,omitempty"`
+	Rows           int64      `json:"rows"`
+	Estimated      int64      `json:"estimated_rows,omitempty"`
+	Bytes          int64      `json:"bytes"`
+	Newer          int64      `json:"left_out_for_newer_ones"`
+	Ranges         int        `json:"ranges,omitempty"`
+	RangesDone     int        `json:"ranges_done,omitempty"`
+	Workers        int        `json:"workers,omitempty"` // that read it now
+	RowsPerSecond  float64    `json:"rows_per_second,omitempty"`
+	BytesPerSecond float64    `json:"bytes_per_second,omitempty"`
+	LeftSeconds    float64    `json:"left_seconds,omitempty"` // until its end, at this rate; 0 for unknown
+	Waits          string     `json:"waits_for,omitempty"`
+	Turn           int        `json:"turn,omitempty"`  // 0 for a table that is read now, n for the n-th that is to follow
+	Order          string     `json:"order,omitempty"` // why it has this turn
+	Asked          *time.Time `json:"asked,omitempty"`
+	Started        *time.Time `json:"started,omitempty"`
+	Finished       *time.Time `json:"finished,omitempty"`
 }
 
 // Witness is the newest source transaction that a committed checkpoint covers whole.
@@ -139,6 +152,7 @@ type Totals struct {
 	Batches       int64            `json:"batches"` // Kafka transactions
 	Records       int64            `json:"records"`
 	RecordBytes   int64            `json:"record_bytes"`
+	CopiedBytes   int64            `json:"copied_bytes"` // of rows that a copy has read, as the server sent them
 	ReceivedBytes int64            `json:"received_bytes"`
 	Skipped       map[string]int64 `json:"skipped"` // by reason: not_captured, truncate, contained
 	Aborted       int64            `json:"aborted"`
@@ -167,7 +181,7 @@ func Listen(ctx context.Context, addr string, c Config) (*Server, error) {
 		Handler:           Handler(c),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      70 * time.Second, // a CPU profile takes 30 s by default
+		WriteTimeout:      BackfillTimeout + 10*time.Second, // a CPU profile takes 30 s by default
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(logger(c).Handler(), slog.LevelDebug),
@@ -221,6 +235,11 @@ func Handler(c Config) http.Handler {
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		answer(c, w, http.StatusOK, c.Status())
 	})
+	if c.Backfill != nil {
+		for _, do := range []string{"start", "pause", "resume", "cancel"} {
+			mux.HandleFunc("POST /backfill/"+do, backfill(c, do))
+		}
+	}
 	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Metrics.registry, promhttp.HandlerOpts{
 		ErrorLog: slog.NewLogLogger(logger(c).Handler(), slog.LevelWarn),
 	}))

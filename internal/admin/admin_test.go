@@ -20,6 +20,7 @@ func config(ready *atomic.Bool) Config {
 	status := func() Status {
 		s := Status{
 			Pipeline: "shop", State: "streaming", States: []string{"streaming", "standby"},
+			CopyStates: []string{"copying", "done"}, Copies: []CopyStatus{{Table: "a.b", State: "done"}, {Table: "a.c", State: "done"}},
 			Source: SourceStatus{Slot: "walferry_shop", LagSeconds: 2},
 			Kafka:  KafkaStatus{LastCheckpoint: new(time.Time)},
 			Totals: Totals{
@@ -75,7 +76,7 @@ func TestStatusRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := c.Status()
-	want.States, want.Source.serverEnd, want.Source.confirmed = nil, 0, 0 // of metrics only
+	want.States, want.CopyStates, want.Source.serverEnd, want.Source.confirmed = nil, nil, 0, 0 // of metrics only
 	if code != 200 || !reflect.DeepEqual(s, want) || s.Source.LagBytes != 8 || s.Source.Confirmed != "0/116B3740" {
 		t.Errorf("%d %s", code, body)
 	}

@@ -117,6 +117,19 @@ var all = []series{
 	counters("incompatible_schemas_total", "Schemas that the registry refused as incompatible and that are used all the same, by how: force, new-topic. See schema.on_incompatible.", "how", func(s *Status) map[string]int64 { return s.Totals.Incompatible }),
 	counters("errors_total", "Errors, by class: retry, restart, fenced, fatal, value, too_large, schema.", "class", func(s *Status) map[string]int64 { return s.Totals.Errors }),
 
+	counter("backfill_rows_total", "Rows that copies of tables have read, committed to Kafka.", func(s *Status) int64 { return s.Totals.Changes["read"] }),
+	counter("backfill_bytes_total", "Bytes of rows that copies of tables have read, as the server sent them, of chunks committed to Kafka.", func(s *Status) int64 { return s.Totals.CopiedBytes }),
+	{prometheus.GaugeValue, describe("backfill_tables", "Captured tables, by the state of the copy of their rows.", "state"), nil, func(s *Status) map[string]float64 {
+		out := map[string]float64{}
+		for _, state := range s.CopyStates {
+			out[state] = 0
+		}
+		for i := range s.Copies {
+			out[s.Copies[i].State]++
+		}
+		return out
+	}},
+
 	gauge("ready", "1 while changes are delivered: what /readyz answers.", func(s *Status) float64 { return yes(s.Ready) }),
 	gauge("active", "1 while this instance holds the slot, 0 as a standby.", func(s *Status) float64 { return yes(s.Active) }),
 	{prometheus.GaugeValue, describe("state", "1 for the state that the instance is in, 0 for the others.", "state"), nil, func(s *Status) map[string]float64 {

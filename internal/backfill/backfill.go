@@ -125,7 +125,7 @@ type Copy struct {
 	Relation   uint32 `json:"relation"` // OID of the table, the root of a partitioned one
 	Schema     string `json:"schema"`
 	Table      string `json:"table"`
-	Generation uint32 `json:"generation"` // of this table's copies, from 1; in the id of each row
+	Generation uint32 `json:"generation"` // of this table's copies, from 1; in the id of each row; 0 before the first
 	State      State  `json:"state"`
 	// Columns of the key, with their types: a range of other columns says nothing.
 	Columns []string `json:"columns,omitempty"`

@@ -42,9 +42,9 @@ type BackfillAnswer struct {
 // BackfillError says why nothing was done.
 type BackfillError struct {
 	// Unknown is a table that is not captured. Absent is a pipeline that does not stream, or has ceased to meanwhile: it can be asked
-	// again. With neither of the two it is the command that is at fault.
-	Unknown, Absent bool
-	text, hint      string
+	// again. State is a copy in a state that what was asked does not fit. With none of these it is the command that is at fault.
+	Unknown, Absent, State bool
+	text, hint             string
 }
 
 func (e *BackfillError) Error() string { return e.text }
@@ -266,7 +266,7 @@ func (l *loop) restart(x *copyCommand) (answers []BackfillAnswer, err error) {
 	}
 	for i := range x.tables {
 		if t := under[x.tables[i].OID]; t != nil && !x.Force && !x.All {
-			return nil, &BackfillError{text: fmt.Sprintf("the copy of table %s is %s", t.name(), t.State),
+			return nil, &BackfillError{State: true, text: fmt.Sprintf("the copy of table %s is %s", t.name(), t.State),
 				hint: "let it come to its end, or `walferry backfill resume` where it is paused; --force gives it up and begins anew"}
 		}
 	}
@@ -336,7 +336,7 @@ func (l *loop) steer(x *copyCommand) (answers []BackfillAnswer, err error) {
 }
 
 func (t *copying) nothingTo(do BackfillDo, hint string) error {
-	return &BackfillError{text: fmt.Sprintf("there is nothing to %s: the copy of table %s is %s", do, t.name(), t.State), hint: hint}
+	return &BackfillError{State: true, text: fmt.Sprintf("there is nothing to %s: the copy of table %s is %s", do, t.name(), t.State), hint: hint}
 }
 
 func (t *copying) answer(note string) BackfillAnswer {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"sync"
@@ -173,9 +172,9 @@ func (l *loop) startCopy(ctx context.Context, added []string) (stop func(), err 
 		c.buffers = append(c.buffers, nil)
 	}
 	for oid, saved := range s.saved.Copies {
-		t := &copying{}
-		if err := json.Unmarshal(saved.Payload, &t.Copy); err != nil {
-			return nil, fmt.Errorf("saved copy of table %d: %w", oid, err)
+		t, err := savedCopy(saved)
+		if err != nil {
+			return nil, err
 		}
 		if t.State.Over() {
 			c.ended[oid] = t
@@ -640,7 +639,8 @@ func (l *loop) listed(j *copyJob) {
 		default:
 			l.log.Info("the table's rows are going to be copied", "table", p.String(), "estimated_rows", p.EstimatedRows)
 		}
-		if t.State.Over() {
+		if t.State == backfill.Skipped {
+			t.Generation-- // it has none
 			c.ended[p.OID] = t
 		}
 	}
@@ -678,10 +678,7 @@ func (c *copier) again(old *copying, p *source.Table) *copying {
 		Relation: p.OID, Schema: p.Schema, Table: p.Name, Generation: 1, State: backfill.Waiting, Asked: now(),
 	}}
 	if old != nil {
-		if t.Generation = old.Generation; old.State != backfill.Skipped {
-			t.Generation++
-		}
-		t.Size = old.Size
+		t.Generation, t.Size = old.Generation+1, old.Size
 		delete(c.ended, p.OID)
 		c.tables = slices.DeleteFunc(c.tables, func(x *copying) bool { return x == old })
 	}

@@ -126,6 +126,7 @@ type Totals struct {
 	Truncates    int64            // truncates not published, by schema.truncate: skip
 	Records      int64            // event records committed, tombstones included, checkpoints not
 	RecordBytes  int64            // their bytes before compression
+	CopiedBytes  int64            // of rows that copies have read, as the server sent them
 	Received     int64            // bytes of pgoutput received
 	Heartbeats   int64            // written to the database
 	Aborted      int64            // Kafka transactions aborted and published again
@@ -315,6 +316,7 @@ func (h *health) committed(now time.Time, c *checkpoint.Checkpoint, st *batchSta
 	t.Truncates += st.truncates
 	t.Records += int64(st.Records)
 	t.RecordBytes += int64(st.Bytes)
+	t.CopiedBytes += st.copiedBytes
 	h.throughput.add(now, st.changes.Sum(), int64(st.Bytes))
 }
 

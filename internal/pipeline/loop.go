@@ -600,6 +600,9 @@ func (l *loop) settled(o outcome) error {
 	if o.err != nil {
 		return fmt.Errorf("publish: %w", o.err)
 	}
+	if len(o.sealed.commands) > 0 {
+		l.tellCopies(time.Now()) // who has the answer finds it in status
+	}
 	answer(o.sealed.commands)
 	hit("before-confirm")
 	// The commit LSN, never the end: so the witness is sent again at every start, and compared.

@@ -93,6 +93,7 @@ func (l *loop) placeSlice(ctx context.Context, t *copying, r *copyRange, j *copy
 	}
 	l.copy.pending--
 	t.Bytes += int64(len(j.chunk.Data))
+	l.stats.copiedBytes += int64(len(j.chunk.Data))
 	l.copy.save(t)
 	switch {
 	case t.whole != nil:

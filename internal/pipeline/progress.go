@@ -2,10 +2,12 @@ package pipeline
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
 
+	"walferry/checkpoint"
 	"walferry/internal/backfill"
 )
 
@@ -37,6 +39,35 @@ type CopyProgress struct {
 	Asked    time.Time
 	Started  time.Time // zero before the first chunk
 	Finished time.Time // zero before the end
+}
+
+// CopyStates are all states of a copy.
+func CopyStates() []backfill.State { return backfill.States() }
+
+func savedCopy(saved *checkpoint.Copy) (*copying, error) {
+	t := &copying{}
+	if err := json.Unmarshal(saved.Payload, &t.Copy); err != nil {
+		return nil, fmt.Errorf("saved copy of table %d: %w", saved.OID, err)
+	}
+	return t, nil
+}
+
+// SavedCopies is how far the copies of tables were when the checkpoint was saved.
+func SavedCopies(state *checkpoint.State) ([]CopyProgress, error) {
+	var out []CopyProgress
+	for _, saved := range state.Copies {
+		t, err := savedCopy(saved)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, t.progress())
+	}
+	slices.SortFunc(out, CopyProgress.compare)
+	return out, nil
+}
+
+func (p CopyProgress) compare(o CopyProgress) int {
+	return cmp.Or(cmp.Compare(p.Schema, o.Schema), cmp.Compare(p.Table, o.Table))
 }
 
 // copiesTold is what whoever watches sees; its slices are not written to any more.
@@ -110,9 +141,7 @@ func (l *loop) tellCopies(now time.Time) {
 		for _, t := range c.ended {
 			told.ended = append(told.ended, t.progress())
 		}
-		slices.SortFunc(told.ended, func(a, b CopyProgress) int {
-			return cmp.Or(cmp.Compare(a.Schema, b.Schema), cmp.Compare(a.Table, b.Table))
-		})
+		slices.SortFunc(told.ended, CopyProgress.compare)
 		c.endedTold = told.ended
 	}
 	turn := 0

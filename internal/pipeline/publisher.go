@@ -31,6 +31,7 @@ type batchStats struct {
 	Batch
 	changes                                    Changes
 	transactions, split, uncaptured, truncates int64
+	copiedBytes                                int64     // of chunks, as the server sent them
 	contained                                  int64     // rows left out because a copy that was under way contains them
 	beat                                       bool      // a heartbeat's transaction is in it
 	lastCommit                                 time.Time // commit time of the newest transaction in it
