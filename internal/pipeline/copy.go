@@ -190,6 +190,10 @@ func (l *loop) startCopy(ctx context.Context, added []string) (stop func(), err 
 		c.begun = c.begun || t.Rows > 0
 		c.tables = append(c.tables, t)
 	}
+	// A table that was done while others waited is of the same run of copies.
+	for _, t := range c.ended {
+		c.begun = c.begun || t.Rows > 0 && slices.ContainsFunc(c.tables, func(o *copying) bool { return o.Asked.Before(t.Finished) })
+	}
 	c.sort()
 	c.untold = true
 	ctx, cancel := context.WithCancel(ctx)

@@ -304,10 +304,10 @@ func (p *placing) append(ctx context.Context, last bool) error {
 	switch {
 	case last && l.copy.alone(t):
 		marker = "last"
-	case last:
-		marker = "last_in_data_collection"
 	case !l.copy.begun:
 		marker = "first"
+	case last:
+		marker = "last_in_data_collection"
 	case t.Rows == 0:
 		marker = "first_in_data_collection"
 	}
