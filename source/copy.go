@@ -425,11 +425,7 @@ func (r *CopyConn) Bounds(ctx context.Context, t *CopyTable, fence uint64, timeo
 		}
 		return out, nil
 	}
-	names := make([]string, len(t.Parts))
-	for i, p := range t.Parts {
-		names[i] = "ONLY " + p.Name
-	}
-	err := r.begin(ctx, timeout, names...)
+	err := r.begin(ctx, timeout, t.lockNames()...)
 	if err == nil {
 		_, _, err = r.snapshot(ctx, t, fence)
 	}
@@ -625,30 +621,42 @@ func (q *ChunkQuery) at(place string) {
 	}
 }
 
-// Check plans the query of a table's rows, and reads none: it says whether our role may read them, and whether they can be held
+// Check plans the queries of a table's rows, and reads none: it says whether our role may read them, and whether they can be held
 // to a condition in SQL, which is "" for none. The error is an *UnreadableTableError or a *ConditionError where it is that.
 func (r *CopyConn) Check(ctx context.Context, t *CopyTable, where string) error {
-	from := quoteName(t.Relation.Schema, t.Relation.Name)
-	if !t.partitioned {
-		from = "ONLY " + from
-	}
-	if err := r.begin(ctx, 0, from); err != nil {
+	names := t.lockNames()
+	if err := r.begin(ctx, 0, names...); err != nil {
 		return r.failed(ctx, t, err)
 	}
 	defer r.End(ctx)
-	// The statement is prepared, so it is one. A text that closes the bracket around it and goes on as something else fails within
-	// two brackets, and one that closes two fails within one.
-	for _, cond := range []string{where, "(" + where + "\n)"} {
-		q := &ChunkQuery{Table: t, Where: cond, Rows: 1}
-		if where == "" {
-			q.Where = ""
-		}
-		out := r.conn.PgConn().ExecParams(ctx, "EXPLAIN "+r.query(q, from, nil, nil, nil), nil, nil, nil, nil).Read()
-		if out.Err != nil {
-			return r.failed(ctx, t, condition(t, where, out.Err))
+	conds := []string{where}
+	if where != "" {
+		// The statement is prepared, so it is one. A text that closes the bracket around it and goes on as something else fails
+		// within two brackets, and one that closes two fails within one.
+		conds = append(conds, "("+where+"\n)")
+	}
+	for _, from := range names {
+		for _, cond := range conds {
+			q := &ChunkQuery{Table: t, Where: cond, Rows: 1}
+			out := r.conn.PgConn().ExecParams(ctx, "EXPLAIN "+r.query(q, from, nil, nil, nil), nil, nil, nil, nil).Read()
+			if out.Err != nil {
+				return r.failed(ctx, t, condition(t, where, out.Err))
+			}
 		}
 	}
 	return nil
+}
+
+// lockNames are the tables to be locked: those that hold the rows, or one without partitions itself.
+func (t *CopyTable) lockNames() []string {
+	names := make([]string, len(t.Parts))
+	for i, p := range t.Parts {
+		names[i] = "ONLY " + p.Name
+	}
+	if len(names) == 0 {
+		names = append(names, "ONLY "+quoteName(t.Relation.Schema, t.Relation.Name))
+	}
+	return names
 }
 
 // begin begins a transaction that has tables locked and no snapshot yet. No statement runs longer than timeout, 0 for any time.
@@ -689,25 +697,31 @@ func (r *CopyConn) snapshot(ctx context.Context, t *CopyTable, fence uint64) (s 
 	return s, lsn, r.fenced(ctx, &s, fence)
 }
 
-// Lock begins the one transaction under which a table without a key is read: Snapshot, then Whole, then End follow, or End
-// alone. It returns a *FenceError while Snapshot would.
-func (r *CopyConn) Lock(ctx context.Context, t *CopyTable, fence uint64) error {
+// WALEnd returns the place where the server writes its WAL: all that has happened before lies before it.
+func (r *CopyConn) WALEnd(ctx context.Context) (pglogrepl.LSN, error) {
 	var text string
-	err := r.conn.QueryRow(ctx, `SELECT pg_current_snapshot()::text`).Scan(&text)
-	if err == nil {
-		var s decode.Snapshot
-		if s, err = decode.ParseSnapshot(text); err == nil {
-			err = r.fenced(ctx, &s, fence)
-		}
+	if err := r.conn.QueryRow(ctx, `SELECT pg_current_wal_insert_lsn()::text`).Scan(&text); err != nil {
+		return 0, r.cat.wrap(ctx, "ask where the WAL ends", err, r.conn)
 	}
-	if err == nil {
-		names := make([]string, len(t.Parts))
-		for i, p := range t.Parts {
-			names[i] = "ONLY " + p.Name
-		}
-		err = r.begin(ctx, 0, names...)
+	return pglogrepl.ParseLSN(text)
+}
+
+// Lock begins the one transaction under which a table without a key is read: Snapshot, then Whole, then End follow, or End
+// alone. It returns a *FenceError while Snapshot would. The snapshot, nil for none, was taken before: what it sees every later one
+// sees too.
+func (r *CopyConn) Lock(ctx context.Context, t *CopyTable, fence uint64) (*decode.Snapshot, error) {
+	var text string
+	if err := r.conn.QueryRow(ctx, `SELECT pg_current_snapshot()::text`).Scan(&text); err != nil {
+		return nil, r.failed(ctx, t, err)
 	}
-	return r.failed(ctx, t, err)
+	s, err := decode.ParseSnapshot(text)
+	if err != nil {
+		return nil, err
+	}
+	if err = r.fenced(ctx, &s, fence); err == nil {
+		err = r.begin(ctx, 0, t.lockNames()...)
+	}
+	return &s, r.failed(ctx, t, err)
 }
 
 // Snapshot takes the snapshot, and then the place in the WAL that all which it sees lies before. It waits for nothing.

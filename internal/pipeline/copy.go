@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -42,6 +43,7 @@ type smallCopy struct {
 	sliceBytes   int
 	rangeBytes   int64
 	again, after time.Duration
+	lag, taking  time.Duration // see wholeLag and wholeTaking
 }
 
 const (
@@ -108,6 +110,7 @@ type copying struct {
 	queued   *copyJob         // the one that waits
 	ask      int              // how many queued keys the next one is to read; 0 for the first one
 	whole    *whole           // of a table without a key; nil for the others
+	broken   int              // how often it was broken off behind its truncate event
 	dirty    bool
 }
 
@@ -132,6 +135,7 @@ type copyJob struct {
 	query   *source.ChunkQuery // nil for anything but a chunk
 	look    uint32             // the table to look at
 	fence   bool               // take a fence
+	place   bool               // ask where the WAL ends
 	split   bool               // cut the table into ranges
 	have    []uint32           // parts of it that are cut already
 	buffer  []byte
@@ -144,7 +148,9 @@ type copyJob struct {
 	sizes  map[uint32]int64 // of tables that are not known
 	loaded source.Load
 	table  *source.CopyTable
-	xid    uint64 // the fence
+	xid    uint64           // the fence
+	lsn    pglogrepl.LSN    // where the WAL ended
+	shown  *decode.Snapshot // of a table without a key: one that was taken
 	ranges []backfill.Range
 	chunk  *source.Chunk
 	err    error
@@ -251,17 +257,17 @@ func (c *copier) alone(t *copying) bool {
 
 // waitsFor is the place in the WAL that a chunk waits for which has been read; 0 for none.
 func (c *copier) waitsFor() (lsn pglogrepl.LSN) {
-	if c.pending == 0 {
-		return 0
-	}
 	for _, t := range c.tables {
+		if t.whole != nil {
+			lsn = max(lsn, t.whole.waitsFor())
+		}
+		if c.pending == 0 {
+			continue
+		}
 		for _, r := range t.ranges {
 			for _, j := range r.pending {
 				lsn = max(lsn, j.chunk.LSN)
 			}
-		}
-		if t.whole != nil && len(t.whole.pieces) > 0 {
-			lsn = max(lsn, t.whole.lsn)
 		}
 		if t.queued != nil {
 			lsn = max(lsn, t.queued.chunk.LSN)
@@ -325,9 +331,14 @@ func (c *copier) next(t *copying, now time.Time, throttled bool) *copyJob {
 		return &copyJob{copying: t, epoch: t.epoch, look: t.Relation}
 	case throttled && (t.fence != 0 || t.whole != nil):
 		return nil
-	case t.whole != nil:
+	case t.whole != nil && t.whole.from == 0:
 		t.asking = true
-		return &copyJob{copying: t, epoch: t.epoch, table: t.table, whole: t.whole}
+		return &copyJob{copying: t, epoch: t.epoch, place: true}
+	case t.whole != nil && !t.whole.near:
+		return nil
+	case t.whole != nil && t.fence != 0:
+		t.asking = true
+		return &copyJob{copying: t, epoch: t.epoch, table: t.table, whole: t.whole, xid: t.fence}
 	case t.fence == 0:
 		t.asking = true
 		return &copyJob{copying: t, epoch: t.epoch, fence: true}
@@ -447,10 +458,12 @@ func (s *session) work(ctx context.Context, conn *source.CopyConn, j *copyJob) {
 		hit("copy-fence")
 		// The table's changes are noted by now, so what was delivered before has a lower XID.
 		j.xid, j.err = conn.Fence(ctx)
+	case j.place:
+		j.lsn, j.err = conn.WALEnd(ctx)
 	case j.split:
 		j.ranges, j.err = split(ctx, conn, j, &s.cfg.Copy)
 	case j.whole != nil:
-		j.err = j.whole.read(ctx, conn, j, s.copyResults)
+		j.err = j.whole.read(ctx, conn, j, &s.cfg.Copy, s.copyResults)
 	default:
 		hit("chunk-begin")
 		if j.chunk, j.err = conn.Chunk(ctx, j.query, j.buffer); j.err == nil {
@@ -520,8 +533,8 @@ func (l *loop) answered(j *copyJob) error {
 		if j.epoch != t.epoch {
 			return nil
 		}
-		if j.whole != nil && j.whole.seen != nil {
-			l.anew(t, "its reading was broken off")
+		if j.whole != nil && l.wholeFailed(t, j) {
+			return nil
 		}
 		l.hold(t, j.err)
 		return nil
@@ -537,6 +550,9 @@ func (l *loop) answered(j *copyJob) error {
 	case j.fence:
 		t.fence = j.xid
 		l.enter(t)
+		return nil
+	case j.place:
+		t.whole.from, t.whole.asked = j.lsn, time.Now()
 		return nil
 	case j.split:
 		l.cut(t, j.ranges)
@@ -718,6 +734,8 @@ func (l *loop) hold(t *copying, err error) {
 	case is[*source.UnreadableTableError](err), is[*source.ConditionError](err):
 		l.rest(t)
 		wait = l.copy.tryMended()
+	case errors.Is(err, errSlow):
+		wait = l.copy.tryMended()
 	}
 	t.after = time.Now().Add(wait)
 	text := err.Error()
@@ -802,11 +820,15 @@ func (l *loop) looked(t *copying, table *source.CopyTable) {
 		if !t.Started.IsZero() || t.Columns != nil {
 			l.anew(t, "the copy of a table without a key was broken off")
 		}
-		t.State, t.Started, t.Schema, t.Table, t.table = backfill.Copying, now(), rel.Schema, rel.Name, table
+		if t.Where != "" {
+			l.hold(t, errWhere)
+			t.after = time.Now().Add(l.copy.tryMended())
+			return
+		}
+		t.Schema, t.Table, t.table, t.fence = rel.Schema, rel.Name, table, 0
 		t.whole = newWhole(l.copy.chunkBytes(), func(rows, bytes int) time.Time {
 			return l.copy.throttle.rate.spend(&l.copy.Limits, time.Now(), rows, bytes)
 		})
-		l.copy.save(t)
 		return
 	}
 	var columns []string
@@ -900,6 +922,7 @@ func (l *loop) note(c *decode.Change, covered bool) (contained bool, err error) 
 	}
 	if t.whole != nil {
 		t.streamed = c.Relation
+		t.whole.delivered(l.builder.tx.XID)
 		if contained = t.whole.contains(l.builder.tx.XID); !contained {
 			l.changedWhole(t, c.Relation)
 		}
@@ -973,17 +996,24 @@ func (t *copying) keyOf(rel *decode.Relation) []int {
 // noteTruncate notes a truncate of tables that are being copied.
 func (l *loop) noteTruncate(c *decode.Truncate, covered bool) {
 	for _, rel := range c.Relations {
-		if t := l.copy.find(rel.ID); t != nil && t.notes != nil {
-			if rel != t.streamed {
-				if l.streamed(t, rel); t.notes == nil {
-					continue
-				}
+		t := l.copy.find(rel.ID)
+		if t == nil {
+			continue
+		}
+		if t.whole != nil {
+			t.streamed = rel
+			t.whole.delivered(l.builder.tx.XID)
+			continue
+		}
+		if rel != t.streamed {
+			if l.streamed(t, rel); t.notes == nil {
+				continue
 			}
-			t.notes.Truncate(l.builder.tx.XID, covered)
-			if t.notes.Moves() != t.moves {
-				t.moves = t.notes.Moves()
-				l.copy.save(t)
-			}
+		}
+		t.notes.Truncate(l.builder.tx.XID, covered)
+		if t.notes.Moves() != t.moves {
+			t.moves = t.notes.Moves()
+			l.copy.save(t)
 		}
 	}
 }

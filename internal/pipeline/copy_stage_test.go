@@ -29,6 +29,7 @@ type stage struct {
 	t    testing.TB
 	mu   sync.Mutex
 	next map[string][]*held // guarded by mu: who is to be held at a place, in turn
+	past map[string]int     // guarded by mu: how often a place was come by
 }
 
 // held is one who is to be held.
@@ -41,10 +42,11 @@ type held struct {
 
 // newStage begins to watch the places. It ends, and lets everybody on, with the test.
 func newStage(t testing.TB) *stage {
-	s := &stage{t: t, next: map[string][]*held{}}
+	s := &stage{t: t, next: map[string][]*held{}, past: map[string]int{}}
 	all := []*held{}
 	hook(t, func(place string) {
 		s.mu.Lock()
+		s.past[place]++
 		var h *held
 		if q := s.next[place]; len(q) > 0 {
 			h, s.next[place] = q[0], q[1:]
@@ -81,6 +83,13 @@ func (s *stage) nobody() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.next)
+}
+
+// times is how often a place was come by.
+func (s *stage) times(place string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.past[place]
 }
 
 // wait waits until somebody is held.

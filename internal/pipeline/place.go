@@ -130,10 +130,12 @@ func (l *loop) unplaced(p *placing, err error) error {
 	if !errors.Is(err, errNotCaptured) && retryable(err) || errors.Is(err, errTextMode) {
 		return err
 	}
-	if t.whole != nil {
-		l.anew(t, err.Error())
-		l.hold(t, err)
-		t.after = time.Now().Add(l.copy.tryMended()) // somebody has to mend it
+	switch {
+	case t.whole != nil && errors.Is(err, errNotCaptured):
+		l.breakOff(t, err)
+		return nil
+	case t.whole != nil:
+		l.giveRest(t, err)
 		return nil
 	}
 	p.down()
@@ -195,10 +197,7 @@ type placing struct {
 // slice places rows until there is no more room, and says whether all have their place or none. A row is looked up in the notes at
 // its own place: one that was taken out of the chunk and found no room is looked up again.
 func (p *placing) slice(ctx context.Context, room int) (done bool, err error) {
-	p.rel = p.t.table.Relation
-	if s := p.t.streamed; s != nil && s.Equal(p.rel) {
-		p.rel = s // so it is the version that the next row of the stream has, if nothing changes
-	}
+	p.rel = p.t.version()
 	// Behind everything of the newest transaction, before anything of the next one.
 	p.at = decode.Position{Commit: p.whole.Commit, Change: p.whole.End}
 	if p.table, err = p.loop.table(ctx, p.rel, p.at); err != nil {
@@ -273,6 +272,15 @@ func (p *placing) current(row decode.Tuple) (decode.Tuple, bool) {
 	}
 	verdict, row := p.t.notes.Row(&p.j.chunk.Snapshot, row, p.t.table.Key)
 	return row, verdict != backfill.Older
+}
+
+// version is the version of the table that its rows are read in; where the stream has it too, the one that its next row has, if
+// nothing changes.
+func (t *copying) version() *decode.Relation {
+	if s := t.streamed; s != nil && s.Equal(t.table.Relation) {
+		return s
+	}
+	return t.table.Relation
 }
 
 // last says that the row at hand is the last of the table.
