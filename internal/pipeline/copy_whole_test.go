@@ -76,6 +76,20 @@ func TestCopyWithoutKey(t *testing.T) {
 		f.holdsOps("bag", "c 1 t 1")
 	})
 
+	// Partitions that come after the look, with their rows.
+	t.Run("a partition more", func(t *testing.T) {
+		f := force(t, pg, name+"more", 1<<16, "", `CREATE TABLE bag (a int, b text) PARTITION BY LIST (a)`, bagFull, `CREATE TABLE bag1 PARTITION OF bag FOR VALUES IN (1)`,
+			`INSERT INTO bag VALUES (1, 'old')`, `CREATE TABLE bag2 (a int, b text)`, `INSERT INTO bag2 VALUES (2, 'old')`)
+		f.publish("bag")
+		locked := f.hold("whole-locked")
+		r := f.start()
+		locked.wait()
+		f.sql(`ALTER TABLE bag ATTACH PARTITION bag2 FOR VALUES IN (2)`, `CREATE TABLE bag3 PARTITION OF bag FOR VALUES IN (3)`, `INSERT INTO bag VALUES (3, 'new')`)
+		locked.release()
+		f.state(f.done(r, 1)["bag"], backfill.Done, 1, 3)
+		f.holdsKeyless("bag")
+	})
+
 	// What holds a copy up holds up none of the table's changes.
 	t.Run("waits for an older transaction", func(t *testing.T) {
 		f := forceBag(t, pg, name+"fence", 1<<16)
