@@ -55,17 +55,26 @@ type orderColumn struct {
 // CopyTable describes a published table; a *TableMissingError where the publication does not have it.
 func (c *Catalog) CopyTable(ctx context.Context, oid uint32) (*CopyTable, error) {
 	var out *CopyTable
+	var before string
 	err := c.on(ctx, &c.ask, "look at a table", func(conn *pgx.Conn) error {
-		tables, err := c.tables(ctx, conn)
-		if err != nil {
-			return err
+		// These are several statements, and whoever alters the table waits for none of them.
+		for out == nil || out.shape != before {
+			if err := conn.QueryRow(ctx, "SELECT "+c.copyShape(oid)).Scan(&before); err != nil {
+				return err
+			}
+			tables, err := c.tables(ctx, conn)
+			if err != nil {
+				return err
+			}
+			i := slices.IndexFunc(tables, func(t Table) bool { return t.OID == oid })
+			if i < 0 {
+				return &TableMissingError{Patterns: []string{"OID " + strconv.FormatUint(uint64(oid), 10)}}
+			}
+			if out, err = c.copyTable(ctx, conn, &tables[i]); err != nil {
+				return err
+			}
 		}
-		i := slices.IndexFunc(tables, func(t Table) bool { return t.OID == oid })
-		if i < 0 {
-			return &TableMissingError{Patterns: []string{"OID " + strconv.FormatUint(uint64(oid), 10)}}
-		}
-		out, err = c.copyTable(ctx, conn, &tables[i])
-		return err
+		return nil
 	})
 	return out, err
 }
@@ -138,9 +147,6 @@ func (c *Catalog) Load(ctx context.Context) (Load, error) {
 
 func (c *Catalog) copyTable(ctx context.Context, conn *pgx.Conn, t *Table) (*CopyTable, error) {
 	out := &CopyTable{Relation: &decode.Relation{ID: t.OID, Schema: t.Schema, Name: t.Name, Identity: t.Identity}, partitioned: t.Partitioned, filter: t.RowFilter}
-	if err := conn.QueryRow(ctx, "SELECT "+c.copyShape(t.OID)).Scan(&out.shape); err != nil {
-		return nil, err
-	}
 	rows, err := conn.Query(ctx, `SELECT a.attname::text, a.atttypid, a.atttypmod, quote_ident(n.nspname) || '.' || quote_ident(f.proname)
 		FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_proc f ON f.oid = t.typoutput JOIN pg_namespace n ON n.oid = f.pronamespace
 		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attname::text = ANY ($2) ORDER BY a.attnum`, t.OID, t.Columns)
@@ -167,6 +173,9 @@ func (c *Catalog) copyTable(ctx context.Context, conn *pgx.Conn, t *Table) (*Cop
 		if err := c.order(ctx, conn, out, index); err != nil {
 			return nil, err
 		}
+		if len(out.order) > 0 && slices.ContainsFunc(out.order, func(o orderColumn) bool { return o.less == "" }) {
+			return nil, &NoOrderError{Table: out.Relation.String()}
+		}
 	}
 	rows, err = conn.Query(ctx, `SELECT l.oid, quote_ident(n.nspname) || '.' || quote_ident(l.relname), l.reltuples::int8, pg_relation_size(l.oid)
 		FROM (SELECT $1::oid AS oid UNION SELECT t.relid::oid FROM pg_partition_tree($1::oid::regclass) t WHERE t.isleaf) AS t
@@ -175,36 +184,40 @@ func (c *Catalog) copyTable(ctx context.Context, conn *pgx.Conn, t *Table) (*Cop
 		return nil, err
 	}
 	var part CopyPart
-	_, err = pgx.ForEachRow(rows, []any{&part.Relation, &part.Name, &part.Rows, &part.Bytes}, func() error {
+	if _, err = pgx.ForEachRow(rows, []any{&part.Relation, &part.Name, &part.Rows, &part.Bytes}, func() error {
 		out.Parts = append(out.Parts, part)
 		return nil
-	})
-	return out, err
+	}); err != nil {
+		return nil, err
+	}
+	return out, conn.QueryRow(ctx, "SELECT "+c.copyShape(t.OID)).Scan(&out.shape)
 }
 
 // copyShape is an expression for what the catalog says of a table, as a hash: it is another one after whatever changes what the
-// stream sends of its rows.
+// stream sends of its rows, where they are, and by which names and in which order they are read.
 func (c *Catalog) copyShape(oid uint32) string {
 	list := "''"
 	if c.sys.Major() >= 15 {
 		list = fmt.Sprintf(`coalesce((SELECT concat(r.prattrs::text, r.prqual::text) FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
 			WHERE p.pubname = %s AND r.prrelid = %d), '')`, quoteLiteral(c.cfg.Publication), oid)
 	}
-	return fmt.Sprintf(`coalesce((SELECT md5(concat(t.relname, ',', t.relnamespace, ',', t.relreplident, ',', %s, ';',
+	return fmt.Sprintf(`coalesce((SELECT md5(concat(t.relname, ',', (SELECT nspname FROM pg_namespace n WHERE n.oid = t.relnamespace), ',', t.relreplident, ',', %s, ';',
 		(SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attisdropped, a.attgenerated), ';' ORDER BY a.attnum)
 			FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attnum > 0),
-		(SELECT string_agg(concat_ws(',', i.indexrelid, i.indkey::text), ';' ORDER BY i.indexrelid) FROM pg_index i WHERE i.indrelid = t.oid AND (i.indisprimary OR i.indisreplident)),
+		(SELECT string_agg(concat_ws(',', i.indexrelid, i.indkey::text, i.indoption::text, i.indcollation::text), ';' ORDER BY i.indexrelid)
+			FROM pg_index i WHERE i.indrelid = t.oid AND (i.indisprimary OR i.indisreplident)),
 		';', CASE WHEN t.relkind = 'p' THEN (WITH RECURSIVE p(oid) AS (SELECT t.oid UNION ALL SELECT i.inhrelid FROM pg_inherits i JOIN p ON i.inhparent = p.oid
-			WHERE NOT i.inhdetachpending) SELECT string_agg(p.oid::text, ',' ORDER BY p.oid) FROM p) END))
+			WHERE NOT i.inhdetachpending) SELECT string_agg(concat_ws(',', l.oid, ln.nspname, l.relname), ';' ORDER BY l.oid)
+			FROM p JOIN pg_class l ON l.oid = p.oid JOIN pg_namespace ln ON ln.oid = l.relnamespace) END))
 		FROM pg_class t WHERE t.oid = %d), '')`, list, oid)
 }
 
 // order finds the columns of the table's index that is meant, with its operators.
 func (c *Catalog) order(ctx context.Context, conn *pgx.Conn, t *CopyTable, index string) error {
 	operator := func(strategy int) string {
-		return fmt.Sprintf(`(SELECT 'OPERATOR(' || quote_ident(n.nspname) || '.' || p.oprname || ')' FROM pg_amop m JOIN pg_operator p ON p.oid = m.amopopr
-			JOIN pg_namespace n ON n.oid = p.oprnamespace WHERE m.amopfamily = k.opcfamily AND m.amoplefttype = k.opcintype
-			AND m.amoprighttype = k.opcintype AND m.amopstrategy = %d)`, strategy)
+		return fmt.Sprintf(`coalesce((SELECT 'OPERATOR(' || quote_ident(n.nspname) || '.' || p.oprname || ')' FROM pg_amop m JOIN pg_operator p ON p.oid = m.amopopr
+			JOIN pg_namespace n ON n.oid = p.oprnamespace JOIN pg_am a ON a.oid = m.amopmethod AND a.amname = 'btree' WHERE m.amopfamily = k.opcfamily AND m.amoplefttype = k.opcintype
+			AND m.amoprighttype = k.opcintype AND m.amopstrategy = %d), '')`, strategy)
 	}
 	rows, err := conn.Query(ctx, `SELECT a.attname::text, quote_ident(a.attname) || coalesce(' COLLATE ' || quote_ident(cn.nspname) || '.' || quote_ident(co.collname), ''),
 		format_type(a.atttypid, -1), a.atttypid, u.option & 1 = 1, u.option & 2 = 2,
@@ -249,9 +262,9 @@ type Chunk struct {
 	LSN      pglogrepl.LSN
 	// Data is what COPY … (FORMAT binary) sent. It is the caller's.
 	Data []byte
-	// Rows in Data.
-	Rows int
-	// Last is the key of the last row; nil for none. The caller's.
+	// Rows in Data, and how many were looked at: more where a condition has left rows out.
+	Rows, Scanned int
+	// Last is the key of the last row that was looked at; nil for none. The caller's.
 	Last decode.Tuple
 	// Cut: there may be rows behind the last one.
 	Cut bool
@@ -289,6 +302,8 @@ type FenceError struct {
 	Prepared string // the prepared transaction's gid
 	User     string // whose it is
 	App      string // its application_name
+	// Snapshot in which it is open.
+	Snapshot decode.Snapshot
 }
 
 func (e *FenceError) Error() string {
@@ -319,11 +334,24 @@ func (e *TableChangedError) Error() string {
 	return fmt.Sprintf("table %s was altered, or dropped, since it was looked at", e.Table)
 }
 
+// NoOrderError says that the index of a table's key gives no order to read rows by, as that of a key WITHOUT OVERLAPS.
+type NoOrderError struct{ Table string }
+
+func (e *NoOrderError) Error() string {
+	return fmt.Sprintf("table %s cannot be copied: the index of its key is no btree, so there is no order to read its rows in", e.Table)
+}
+
+// Hint implements [Hinter].
+func (e *NoOrderError) Hint() string {
+	return "ALTER TABLE … REPLICA IDENTITY USING INDEX with a btree index, or `backfill: none` for the table"
+}
+
 // UnreadableTableError says that our role may not read a table, or not all of its rows.
 type UnreadableTableError struct {
-	Table string // quoted
-	User  string
-	err   error
+	Table       string // quoted
+	User        string
+	partitioned bool
+	err         error
 }
 
 func (e *UnreadableTableError) Error() string {
@@ -336,7 +364,11 @@ func (e *UnreadableTableError) Hint() string {
 	if strings.Contains(e.err.Error(), "row-level security") {
 		return fmt.Sprintf("row-level security hides rows of it from us: ALTER ROLE %s BYPASSRLS, or `backfill: none` for the table", quoteIdent(e.User))
 	}
-	return fmt.Sprintf("GRANT SELECT ON %s TO %s, and USAGE on its schema, or `backfill: none` for the table", e.Table, quoteIdent(e.User))
+	also := ""
+	if e.partitioned {
+		also = "and on each of its partitions, "
+	}
+	return fmt.Sprintf("GRANT SELECT ON %s TO %s, %sand USAGE on its schema, or `backfill: none` for the table", e.Table, quoteIdent(e.User), also)
 }
 
 // ConditionError says that the condition of a copy is none of a table, or of one of its rows.
@@ -539,7 +571,8 @@ func (r *CopyConn) failed(ctx context.Context, t *CopyTable, err error) error {
 		case "42P01", "42703", "3F000": // undefined_table, undefined_column, invalid_schema_name
 			return &TableChangedError{Table: t.Relation.String()}
 		case "42501": // insufficient_privilege
-			return &UnreadableTableError{Table: quoteName(t.Relation.Schema, t.Relation.Name), User: r.cat.user, err: err}
+			name := quoteName(t.Relation.Schema, t.Relation.Name)
+			return &UnreadableTableError{Table: name, User: r.cat.user, partitioned: t.partitioned, err: err}
 		}
 	}
 	if is[*FenceError](err) || is[*TableChangedError](err) {
@@ -594,6 +627,19 @@ func (r *CopyConn) chunk(ctx context.Context, q *ChunkQuery, buf []byte) (*Chunk
 		return nil, err
 	}
 	q.at("chunk-snapshot")
+	// A condition can leave so many rows out that a chunk full of the others takes for ever. So the chunk ends at a key that is so
+	// many rows away, whatever is left of them.
+	var until decode.Tuple
+	if bounded := q.Keys == nil && q.Table.CanSplit() && (q.Where != "" || q.Table.filter != ""); bounded {
+		if until, err = r.bound(ctx, q, from, after, to); err != nil {
+			return nil, err
+		}
+		if until != nil {
+			if to, err = r.literals(ctx, q.Table, until); err != nil {
+				return nil, err
+			}
+		}
+	}
 	w := r.newRowWriter(q.Table, buf, q.Bytes)
 	w.full = func() error { return errChunkFull }
 	if _, err := r.conn.PgConn().CopyTo(ctx, w, "COPY ("+r.query(q, from, after, to, keys)+") TO STDOUT (FORMAT binary)"); err != nil && !errors.Is(w.err, errChunkFull) {
@@ -608,11 +654,45 @@ func (r *CopyConn) chunk(ctx context.Context, q *ChunkQuery, buf []byte) (*Chunk
 		}
 	}
 	out.Took = time.Since(begun)
-	if out.Data, out.Rows = w.data, w.rows; w.rows > 0 {
+	out.Data, out.Rows, out.Scanned = w.data, w.rows, w.rows
+	switch {
+	case w.err == nil && until != nil:
+		out.Last, out.Scanned, out.Cut = until, q.Rows, true
+	case w.rows > 0:
 		out.Last = w.key
+		out.Cut = w.err != nil || q.Keys == nil && w.rows >= q.Rows
 	}
-	out.Cut = w.err != nil || q.Keys == nil && w.rows >= q.Rows
 	return out, nil
+}
+
+// bound is the key of the last of so many rows as the chunk shall have, whether the conditions hold for them or not; nil if there are
+// fewer.
+func (r *CopyConn) bound(ctx context.Context, q *ChunkQuery, from string, after, to []string) (decode.Tuple, error) {
+	t := q.Table
+	columns := make([]string, len(t.order))
+	for i, o := range t.order {
+		columns[i] = o.name
+	}
+	sql := "SELECT " + strings.Join(columns, ", ") + " FROM " + from
+	if conds := t.between(after, to); len(conds) > 0 {
+		sql += " WHERE " + strings.Join(conds, " AND ")
+	}
+	keys, err := r.keys(ctx, fmt.Sprintf("%s ORDER BY %s OFFSET %d LIMIT 1", sql, orderBy(t.order, "", false), q.Rows-1))
+	if err != nil || len(keys) == 0 {
+		return nil, err
+	}
+	return keys[0], nil
+}
+
+// between are the conditions for keys behind after, up to to.
+func (t *CopyTable) between(after, to []string) (conds []string) {
+	if after != nil {
+		conds = append(conds, rowCompare(t.order, t.order[0].behind(), after))
+	}
+	if to != nil {
+		conds = append(conds, rowCompare(t.order, t.order[0].until(), to))
+	}
+	return conds
 }
 
 func (q *ChunkQuery) at(place string) {
@@ -908,14 +988,7 @@ func (r *CopyConn) query(q *ChunkQuery, from string, after, to []string, keys []
 		}
 		return read(columns, "("+strings.Join(any, " OR ")+")")
 	case t.CanSplit():
-		var conds []string
-		if after != nil {
-			conds = append(conds, rowCompare(t.order, t.order[0].behind(), after))
-		}
-		if to != nil {
-			conds = append(conds, rowCompare(t.order, t.order[0].until(), to))
-		}
-		return read(columns, conds...) + ordered
+		return read(columns, t.between(after, to)...) + ordered
 	case after == nil:
 		return read(columns) + ordered
 	}
@@ -972,7 +1045,7 @@ func (r *CopyConn) fenced(ctx context.Context, s *decode.Snapshot, fence uint64)
 		if x >= fence {
 			break
 		}
-		e := &FenceError{XID: x}
+		e := &FenceError{XID: x, Snapshot: *s}
 		var here bool
 		err := r.conn.QueryRow(ctx, `SELECT database = current_database(), pid, gid, owner, app FROM (
 			SELECT datname::text AS database, pid, '' AS gid, coalesce(usename::text, '') AS owner, application_name AS app FROM pg_stat_activity WHERE backend_xid = $1::text::xid

@@ -77,6 +77,8 @@ func TestCopyChunks(t *testing.T) {
 			}
 			t.Run("relations", func(t *testing.T) { sameRelations(t, pg) })
 			t.Run("fence", func(t *testing.T) { fence(t, pg) })
+			t.Run("moved names", func(t *testing.T) { copyNames(t, pg) })
+			t.Run("filter", func(t *testing.T) { copyFilter(t, pg) })
 			t.Run("refusals", func(t *testing.T) { copyRefusals(t, pg) })
 		})
 	}
@@ -268,7 +270,7 @@ func fence(t *testing.T, pg *testbed.PG) {
 	writer := pg.Connect(testbed.Owner)
 	begin(t, writer, "UPDATE whole SET v = 'w' WHERE a = 1")
 	var open *FenceError
-	if err := chunk(); !errors.As(err, &open) || open.PID != int32(writer.PgConn().PID()) || open.User != testbed.Owner {
+	if err := chunk(); !errors.As(err, &open) || open.PID != int32(writer.PgConn().PID()) || open.User != testbed.Owner || open.Snapshot.Sees(uint32(open.XID)) {
 		t.Errorf("with a writer open: %v, %+v", err, open)
 	}
 	if _, err := writer.Exec(t.Context(), "PREPARE TRANSACTION 'it''s'"); err != nil {
@@ -294,19 +296,104 @@ func begin(t *testing.T, conn *pgx.Conn, sql string) {
 
 func copyTable(t *testing.T, cat *Catalog, name string) *CopyTable {
 	t.Helper()
-	tables, err := cat.Tables(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	i := slices.IndexFunc(tables, func(x Table) bool { return x.Name == name })
-	if i < 0 {
-		t.Fatalf("table %s is not published", name)
-	}
-	ct, err := cat.CopyTable(t.Context(), tables[i].OID)
+	ct, err := cat.CopyTable(t.Context(), listedTable(t, cat, name).OID)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return ct
+}
+
+// listedTable is a table of schema public by its name, or of another one by both names.
+func listedTable(t *testing.T, cat *Catalog, name string) *Table {
+	t.Helper()
+	tables, err := cat.Tables(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(tables, func(x Table) bool { return x.Schema+"."+x.Name == name || x.Schema == "public" && x.Name == name })
+	if i < 0 {
+		t.Fatalf("table %s is not published", name)
+	}
+	return &tables[i]
+}
+
+// copyNames: a table is read by names, and other tables may come to have them.
+func copyNames(t *testing.T, pg *testbed.PG) {
+	pg.Exec(testbed.Superuser, "CREATE SCHEMA prod AUTHORIZATION "+testbed.Owner, "CREATE SCHEMA staging AUTHORIZATION "+testbed.Owner,
+		"ALTER DATABASE "+testbed.Shop+" OWNER TO "+testbed.Owner)
+	pg.Exec(testbed.Owner, "CREATE TABLE prod.swapped (a int PRIMARY KEY)", "CREATE TABLE staging.swapped (a int PRIMARY KEY)", "INSERT INTO prod.swapped VALUES (1)", "INSERT INTO staging.swapped VALUES (2)",
+		"CREATE TABLE tree (a int PRIMARY KEY) PARTITION BY LIST (a)", "CREATE TABLE leaf1 PARTITION OF tree FOR VALUES IN (1)", "CREATE TABLE leaf2 PARTITION OF tree FOR VALUES IN (2)",
+		"CREATE TABLE outside (a int PRIMARY KEY)",
+		"GRANT USAGE ON SCHEMA prod, staging TO "+testbed.Reader, "GRANT SELECT ON ALL TABLES IN SCHEMA public, prod, staging TO "+testbed.Reader)
+	cat := catalog(t, config(pg))
+	conn, err := cat.OpenCopy(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, x := range []struct {
+		table string
+		sql   []string
+	}{
+		{"prod.swapped", []string{"ALTER SCHEMA prod RENAME TO old", "ALTER SCHEMA staging RENAME TO prod", "ALTER SCHEMA old RENAME TO staging"}},
+		{"public.tree", []string{"CREATE TABLE leaf3 PARTITION OF tree FOR VALUES IN (3)"}},
+		{"public.tree", []string{"ALTER TABLE tree DETACH PARTITION leaf1"}},
+		{"public.tree", []string{"ALTER TABLE leaf2 RENAME TO x", "ALTER TABLE outside RENAME TO leaf2"}},
+	} {
+		ct := copyTable(t, cat, x.table)
+		read := func() error {
+			_, err := conn.Chunk(t.Context(), &ChunkQuery{Table: ct, Part: ct.Parts[0].Relation, Rows: 10, Bytes: 1 << 20, Timeout: 10 * time.Second}, nil)
+			return err
+		}
+		if err := read(); err != nil {
+			t.Errorf("before %s: %v", x.sql, err)
+		}
+		pg.Exec(testbed.Owner, x.sql...)
+		if err := read(); !is[*TableChangedError](err) {
+			t.Errorf("after %s: %v", x.sql, err)
+		}
+	}
+	if cat.sys.Major() >= 18 {
+		pg.Exec(testbed.Superuser, "CREATE EXTENSION btree_gist")
+		pg.Exec(testbed.Owner, "CREATE TABLE booked (room int, at tsrange, PRIMARY KEY (room, at WITHOUT OVERLAPS))")
+		if _, err := cat.CopyTable(t.Context(), listedTable(t, cat, "booked").OID); !is[*NoOrderError](err) || !strings.Contains(Hint(err), "REPLICA IDENTITY USING INDEX") {
+			t.Errorf("a key WITHOUT OVERLAPS: %v (%s)", err, Hint(err))
+		}
+	}
+}
+
+// copyFilter: a chunk is no longer than so many rows of the index, however few of them a condition leaves.
+func copyFilter(t *testing.T, pg *testbed.PG) {
+	pg.Exec(testbed.Owner, "CREATE TABLE filtered (a int PRIMARY KEY, v int)", "INSERT INTO filtered SELECT i, i FROM generate_series(1, 1000) i", "GRANT SELECT ON filtered TO "+testbed.Reader)
+	cat := catalog(t, config(pg))
+	conn, err := cat.OpenCopy(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ct := copyTable(t, cat, "filtered")
+	bounds, err := conn.Bounds(t.Context(), ct, 0, 10*time.Second, func(CopyPart) int { return 1 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	chunks, rows := 0, 0
+	for q := (&ChunkQuery{Table: ct, Part: ct.Relation.ID, To: bounds[0][0], Where: "v % 400 = 0", Rows: 100, Bytes: 1 << 20, Timeout: 10 * time.Second}); ; {
+		c, err := conn.Chunk(t.Context(), q, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		chunks, rows = chunks+1, rows+c.Rows
+		if c.Cut && c.Scanned != 100 {
+			t.Errorf("chunk %d has looked at %d rows", chunks, c.Scanned)
+		}
+		if !c.Cut {
+			break
+		}
+		q.After = c.Last
+	}
+	if chunks < 10 || chunks > 11 || rows != 2 {
+		t.Errorf("%d chunks with %d rows", chunks, rows)
+	}
 }
 
 // copyRefusals holds what a chunk is refused for, and that it can be cut short by its size.

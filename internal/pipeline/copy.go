@@ -574,7 +574,7 @@ func (l *loop) answered(j *copyJob) error {
 	r := j.rng
 	r.pending = append(r.pending, j)
 	r.read = !j.chunk.Cut || same(j.chunk.Last, t.Ranges[r.index].To)
-	if j.chunk.Rows > 0 {
+	if j.chunk.Last != nil {
 		r.after = j.chunk.Last
 		r.rows = c.rows(j)
 	}
@@ -588,7 +588,7 @@ func same(key decode.Tuple, end backfill.Key) bool {
 
 // rows is how many rows the next chunk shall have, from what the last one took.
 func (c *copier) rows(j *copyJob) int {
-	n := float64(j.chunk.Rows)
+	n := float64(j.chunk.Scanned)
 	byTime := n * min(4, max(0.25, float64(c.ChunkTime)/float64(max(j.chunk.Took, time.Millisecond))))
 	// A chunk that grows over its bytes costs a connection.
 	byBytes := n * 0.8 * float64(c.chunkBytes()) / float64(max(len(j.chunk.Data), 1))
@@ -730,12 +730,17 @@ func (l *loop) hold(t *copying, err error) {
 		return
 	case is[*source.TableChangedError](err):
 		l.lookAgain(t, "the table was altered")
+		t.after = time.Now().Add(wait) // it may go on being altered
 		return
-	case is[*source.UnreadableTableError](err), is[*source.ConditionError](err):
+	case is[*source.UnreadableTableError](err), is[*source.ConditionError](err), is[*source.NoOrderError](err):
 		l.rest(t)
 		wait = l.copy.tryMended()
 	case errors.Is(err, errSlow):
 		wait = l.copy.tryMended()
+	}
+	if fence, ok := errors.AsType[*source.FenceError](err); ok && t.notes != nil {
+		t.newest = &fence.Snapshot
+		t.prune() // it can take long, and every snapshot to come sees what this one sees
 	}
 	t.after = time.Now().Add(wait)
 	text := err.Error()

@@ -104,7 +104,7 @@ func TestCopyAltered(t *testing.T) {
 			r := f.start()
 			first.wait()
 			first.release()
-			placed.wait()
+			placed.wait() // also before the next one begins, where the stream has come far enough by itself
 			placed.release()
 			second.wait()
 			f.sql(x.ddl)

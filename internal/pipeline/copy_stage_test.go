@@ -256,8 +256,8 @@ func force(t testing.TB, pg *testbed.PG, name string, bytes int, tables string, 
 	f.adjust = func(c *Config) {
 		c.Source.Heartbeat, c.Source.WALSenderTimeout, c.Watch = time.Hour, 5*time.Minute, 100*time.Millisecond
 		// Two chunks of each worker have room: one is read, one waits. An hour: a chunk that is held is none that is slow.
-		c.Copy = Copy{Wanted: everyTable, Workers: 1, BufferBytes: 2 * bytes, ChunkTime: time.Hour}
-		c.Copy.small = smallCopy{again: 20 * time.Millisecond, after: 20 * time.Millisecond}
+		c.Copy = Copy{Wanted: everyTable, Workers: 1, BufferBytes: 4 * bytes, ChunkTime: time.Hour, StatementTimeout: time.Minute}
+		c.Copy.small = smallCopy{noteBytes: 16 << 20, again: 20 * time.Millisecond, after: 20 * time.Millisecond}
 	}
 	f.conn = f.connect()
 	f.sql(ddl...)
