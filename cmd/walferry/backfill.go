@@ -400,7 +400,7 @@ func copyNote(c *admin.CopyStatus) string {
 	case c.Turn > 0 && c.Order != "":
 		notes = append(notes, fmt.Sprintf("number %d to follow: %s", c.Turn, c.Order))
 	case c.State == "done" && c.Started != nil && c.Finished != nil:
-		notes = append(notes, "took "+c.Finished.Sub(*c.Started).Round(time.Millisecond).String())
+		notes = append(notes, fmt.Sprintf("from %s, took %s", c.Started.UTC().Format(time.RFC3339), c.Finished.Sub(*c.Started).Round(time.Millisecond)))
 	}
 	return strings.Join(notes, "; ")
 }
