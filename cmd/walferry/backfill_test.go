@@ -127,15 +127,20 @@ admin: {listen: %q}
 	b.walferry(exitOK, "", "backfill", "status", "--watch")
 	b.has(b.walferry(exitOK, "", "backfill", "status"), "public.orders  done   2           30")
 	b.has(b.walferry(exitOK, "", "status"), "2 tables copied, 32 rows")
-	res, err := http.Get("http://" + address + "/metrics")
-	if err != nil {
-		t.Fatal(err)
+	metrics := func() string {
+		res, err := http.Get("http://" + address + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(res.Body)
+		if cerr := res.Body.Close(); err != nil || cerr != nil {
+			t.Fatal(err, cerr)
+		}
+		return string(text)
 	}
-	metrics, err := io.ReadAll(res.Body)
-	if cerr := res.Body.Close(); err != nil || cerr != nil {
-		t.Fatal(err, cerr)
-	}
-	b.has(string(metrics), `walferry_backfill_tables{state="done"} 2`, `walferry_backfill_tables{state="skipped"} 0`, "walferry_backfill_rows_total 32", "walferry_backfill_bytes_total")
+	// A row is counted when it is committed, which can be a moment after its copy is known to be done.
+	await("the rows in the metrics", func() bool { return strings.Contains(metrics(), "walferry_backfill_rows_total 32") })
+	b.has(metrics(), `walferry_backfill_tables{state="done"} 2`, `walferry_backfill_tables{state="skipped"} 0`, "walferry_backfill_bytes_total")
 	if err := p.Stop(syscall.SIGTERM, time.Minute); err != nil {
 		t.Fatal(err)
 	}
