@@ -575,7 +575,7 @@ func (r *CopyConn) failed(ctx context.Context, t *CopyTable, err error) error {
 			return &UnreadableTableError{Table: name, User: r.cat.user, partitioned: t.partitioned, err: err}
 		}
 	}
-	if is[*FenceError](err) || is[*TableChangedError](err) {
+	if is[*FenceError](err) || is[*TableChangedError](err) || is[*KeyError](err) {
 		return err
 	}
 	return r.cat.wrap(ctx, "read rows of table "+t.Relation.String(), err, r.conn)
@@ -938,7 +938,7 @@ func (r *CopyConn) literals(ctx context.Context, t *CopyTable, key decode.Tuple)
 	}
 	out := r.conn.PgConn().ExecParams(ctx, "SELECT "+strings.Join(list, ", "), values, types, formats, nil).Read()
 	if out.Err != nil {
-		return nil, out.Err
+		return nil, keyError(out.Err)
 	}
 	texts := make([]string, len(key))
 	for i, v := range out.Rows[0] {

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"walferry/decode"
 )
@@ -46,9 +47,10 @@ func (s State) Over() bool { return s != Waiting && s != Copying && s != Paused 
 // what it sends later, and given back to it.
 type Key []decode.Datum
 
-// keyJSON is one column of a key: t for its text form, b for the binary one.
+// keyJSON is one column of a key: t for its text form, r where that is no UTF-8 (of a database in SQL_ASCII), b for the binary one.
 type keyJSON struct {
 	Text   *string `json:"t,omitempty"`
+	Raw    []byte  `json:"r,omitempty"`
 	Binary []byte  `json:"b,omitempty"`
 }
 
@@ -58,6 +60,10 @@ func (k Key) MarshalJSON() ([]byte, error) {
 	for i, d := range k {
 		switch d.Kind {
 		case decode.Text:
+			if !utf8.Valid(d.Data) {
+				out[i].Raw = d.Data
+				continue
+			}
 			s := string(d.Data)
 			out[i].Text = &s
 		case decode.Binary:
@@ -80,11 +86,14 @@ func (k *Key) UnmarshalJSON(b []byte) error {
 	}
 	*k = make(Key, len(in))
 	for i, v := range in {
-		if v.Text != nil {
+		switch {
+		case v.Text != nil:
 			(*k)[i] = decode.Datum{Kind: decode.Text, Data: []byte(*v.Text)}
-			continue
+		case v.Raw != nil:
+			(*k)[i] = decode.Datum{Kind: decode.Text, Data: v.Raw}
+		default:
+			(*k)[i] = decode.Datum{Kind: decode.Binary, Data: v.Binary}
 		}
-		(*k)[i] = decode.Datum{Kind: decode.Binary, Data: v.Binary}
 	}
 	return nil
 }

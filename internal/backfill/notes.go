@@ -224,8 +224,8 @@ const (
 )
 
 // Row says what becomes of a row that was read under s and has its key in these columns. With Mixed the row is returned as it is
-// now; its values are row's and the notes'. Row and notes have the same columns then: whoever alters the table waits for every
-// transaction that has changed it, so a snapshot that shows the table altered sees what was noted before.
+// now; its values are row's and the notes', so it is only of use where both have the same columns. Whoever alters the table waits
+// for every transaction that has changed it, but whoever alters the published columns does not.
 func (n *Notes) Row(s *decode.Snapshot, row decode.Tuple, columns []int) (Verdict, decode.Tuple) {
 	if n.emptied && !s.Sees(n.empty) {
 		return Older, nil

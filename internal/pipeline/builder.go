@@ -301,8 +301,8 @@ func (b *builder) beginRead(at decode.Position, read time.Time) {
 }
 
 // read appends a row of a first copy: a state of the row at the boundary that beginRead was told. number is the row's in the copy, from
-// 1.
-func (b *builder) read(t *table, c *decode.Change, generation uint32, number int64, marker string) error {
+// 1. One that was asked for by its key may have been read before under that key, and has its place in its id.
+func (b *builder) read(t *table, c *decode.Change, generation uint32, number int64, marker string, asked bool) error {
 	m := &b.reads
 	m.Snapshot = marker
 	var err error
@@ -316,7 +316,12 @@ func (b *builder) read(t *table, c *decode.Change, generation uint32, number int
 	if b.value, err = t.enc.AppendValue(b.value[:0], c, 'r', m); err != nil {
 		return err
 	}
-	h := append(b.headers[:0], sink.Header{Key: schema.HeaderID, Value: b.appendReadID(c.Relation.ID, generation, number, key)})
+	id := b.appendReadID(c.Relation.ID, generation, number, key)
+	if asked {
+		id = appendLSN(append(id, '/'), m.Commit)
+		b.id = id
+	}
+	h := append(b.headers[:0], sink.Header{Key: schema.HeaderID, Value: id})
 	if b.envelope == schema.EnvelopeRow {
 		h = b.rowHeaders(h, t, c, 'r', m)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -169,14 +170,7 @@ func (l *loop) startCopy(ctx context.Context, added []string) (stop func(), err 
 	s, c := l.session, &l.copy
 	cp := s.saved.Checkpoint
 	*c = copier{Copy: s.cfg.Copy, ended: map[uint32]*copying{}, added: added, known: cp == nil || cp.Copies || len(s.saved.Copies) > 0}
-	if c.Workers == 0 || s.cfg.Drain {
-		return func() {}, nil
-	}
-	c.jobs, c.results = make(chan *copyJob, c.Workers), make(chan *copyJob, c.Workers)
-	s.copyResults = c.results
-	for range 2 * c.Workers {
-		c.buffers = append(c.buffers, nil)
-	}
+	reads := c.Workers > 0 && !s.cfg.Drain
 	for oid, saved := range s.saved.Copies {
 		t, err := savedCopy(saved)
 		if err != nil {
@@ -187,9 +181,14 @@ func (l *loop) startCopy(ctx context.Context, added []string) (stop func(), err 
 			continue
 		}
 		if t.Columns != nil {
-			// From the first change on: a queued row may move on, or one that was not read come to a key that was.
+			if err := l.requeue(ctx, t); err != nil {
+				return nil, err
+			}
+		}
+		if t.Columns != nil {
+			// From the first change on: a queued row may move on, or one that was not read come to a key that was. In a drain, too.
 			t.notes = backfill.NewNotes(nil, c.noteBytes(), t.Queue)
-			if t.resting = t.State == backfill.Paused; t.resting {
+			if t.resting = !reads || t.State == backfill.Paused; t.resting {
 				t.notes.Rest()
 			}
 		}
@@ -201,13 +200,46 @@ func (l *loop) startCopy(ctx context.Context, added []string) (stop func(), err 
 		c.begun = c.begun || t.Rows > 0 && slices.ContainsFunc(c.tables, func(o *copying) bool { return o.Asked.Before(t.Finished) })
 	}
 	c.sort()
+	if !reads {
+		return func() {}, nil
+	}
 	c.untold = true
+	c.jobs, c.results = make(chan *copyJob, c.Workers), make(chan *copyJob, c.Workers)
+	s.copyResults = c.results
+	for range 2 * c.Workers {
+		c.buffers = append(c.buffers, nil)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	var workers sync.WaitGroup
 	for range c.Workers {
 		workers.Go(func() { s.copyWorker(ctx, c) })
 	}
-	return func() { cancel(); workers.Wait() }, nil
+	return func() {
+		hit("copy-stops")
+		cancel()
+		workers.Wait()
+	}, nil
+}
+
+// requeue brings the queued keys of a copy into the form that this session's stream has, text or binary: they are compared by their
+// bytes.
+func (l *loop) requeue(ctx context.Context, t *copying) error {
+	types := make([]uint32, len(t.Columns))
+	for i, c := range t.Columns {
+		if _, err := fmt.Sscanf(c[strings.LastIndexByte(c, ' ')+1:], "%d", &types[i]); err != nil {
+			return fmt.Errorf("saved copy of table %s: column %q of its key: %w", t.name(), c, err)
+		}
+	}
+	keys := make([]decode.Tuple, len(t.Queue))
+	for i, k := range t.Queue {
+		keys[i] = decode.Tuple(k)
+	}
+	err := l.cat.ConvertKeys(ctx, types, keys)
+	if is[*source.KeyError](err) {
+		l.anew(t, err.Error())
+		return nil
+	}
+	return err
 }
 
 // sort is the order in which tables are copied: what was begun first, then by priority, then smaller ones before larger ones, so
@@ -525,7 +557,6 @@ func (l *loop) answered(j *copyJob) error {
 	if j.err != nil || j.epoch != t.epoch {
 		if chunk {
 			c.release(j)
-			t.queueing = t.queueing && j.rng != nil
 		}
 		if r := j.rng; r != nil && source.TimedOut(j.err) {
 			r.rows = max(1, r.rows/4)
@@ -533,6 +564,7 @@ func (l *loop) answered(j *copyJob) error {
 		if j.epoch != t.epoch {
 			return nil
 		}
+		t.queueing = t.queueing && (!chunk || j.rng != nil)
 		if j.whole != nil && l.wholeFailed(t, j) {
 			return nil
 		}
@@ -732,6 +764,9 @@ func (l *loop) hold(t *copying, err error) {
 		l.lookAgain(t, "the table was altered")
 		t.after = time.Now().Add(wait) // it may go on being altered
 		return
+	case is[*source.KeyError](err):
+		l.otherKey(t, err.Error())
+		return
 	case is[*source.UnreadableTableError](err), is[*source.ConditionError](err), is[*source.NoOrderError](err):
 		l.rest(t)
 		wait = l.copy.tryMended()
@@ -864,7 +899,9 @@ func (l *loop) looked(t *copying, table *source.CopyTable) {
 func (l *loop) anew(t *copying, why string) {
 	l.log.Warn("the copy of a table begins anew", "table", t.name(), "reason", why)
 	l.unread(t)
-	t.Generation++
+	if !t.Started.IsZero() {
+		t.Generation++
+	}
 	if t.State != backfill.Paused {
 		t.State = backfill.Waiting
 	}
@@ -920,10 +957,10 @@ func (l *loop) enter(t *copying) {
 
 // note notes a change of a table that is being copied.
 // It says whether the change is left out of the stream, because the rows of the table that are read later contain it.
-func (l *loop) note(c *decode.Change, covered bool) (contained bool, err error) {
+func (l *loop) note(c *decode.Change, covered bool) (contained bool) {
 	t := l.copy.find(c.Relation.ID)
 	if t == nil {
-		return false, nil
+		return false
 	}
 	if t.whole != nil {
 		t.streamed = c.Relation
@@ -931,16 +968,17 @@ func (l *loop) note(c *decode.Change, covered bool) (contained bool, err error) 
 		if contained = t.whole.contains(l.builder.tx.XID); !contained {
 			l.changedWhole(t, c.Relation)
 		}
-		return contained, nil
+		return contained
 	}
 	if c.Relation != t.streamed {
 		l.streamed(t, c.Relation)
 		if t.notes == nil {
-			return false, nil
+			return false
 		}
 	}
 	if !t.notes.Change(l.builder.tx.XID, c, covered) {
-		return false, fmt.Errorf("table %s at %s: a change does not say its key", c.Relation, c.Position)
+		l.otherKey(t, "the stream brings a change that does not say its key")
+		return false
 	}
 	if t.notes.Full() && !t.resting {
 		// The copy begins to note again, so what was delivered before needs a fence again.
@@ -955,7 +993,7 @@ func (l *loop) note(c *decode.Change, covered bool) (contained bool, err error) 
 			l.anew(t, "more rows than can be remembered have moved to another key without their large values")
 		}
 	}
-	return false, nil
+	return false
 }
 
 // streamed takes the version of a table that the stream has from here on. Notes are of rows with the columns of one version, so
@@ -967,7 +1005,7 @@ func (l *loop) streamed(t *copying, rel *decode.Relation) {
 	t.streamed = rel
 	switch {
 	case columns == nil:
-		l.anew(t, "the table has another key")
+		l.otherKey(t, "the stream brings the table with another key")
 	case before != nil && rel.Equal(before):
 	case before != nil:
 		t.notes.Reset(columns)
@@ -984,10 +1022,26 @@ func (l *loop) streamed(t *copying, rel *decode.Relation) {
 	}
 }
 
-// keyOf finds the columns of the key in a version of the table; nil where they are not those, or not in its replica identity, so that
-// a delete does not say them.
+// otherKey begins a copy anew, since notes by its key are not possible. The stream may be behind whoever gave the table its key, so
+// this can come again until it has caught up.
+func (l *loop) otherKey(t *copying, why string) {
+	l.anew(t, why)
+	t.after = time.Now().Add(l.copy.tryAgain())
+}
+
+// keyOf finds the columns of the key in a version of the table; nil where they are not the columns of its replica identity: a delete
+// does not say them then, or two rows have the same values in them.
 func (t *copying) keyOf(rel *decode.Relation) []int {
 	var out []int
+	n := 0
+	for _, c := range rel.Columns {
+		if c.Key {
+			n++
+		}
+	}
+	if n != len(t.Columns) && rel.Identity != decode.IdentityFull {
+		return nil
+	}
 	for _, k := range t.Columns {
 		i := slices.IndexFunc(rel.Columns, func(c decode.Column) bool { return c.Key && fmt.Sprintf("%s %d", c.Name, c.Type) == k })
 		if i < 0 {

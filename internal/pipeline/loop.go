@@ -162,15 +162,16 @@ func (l *loop) ready() bool {
 	return l.building.batch.Records() > 0 || l.beat || l.stopping || time.Since(l.since) > emptyDelay
 }
 
-// idleBatch says that there is nothing to publish or save in the batch being built.
+// idleBatch says that there is nothing to publish or save in the batch being built. What a copy has to save waits until the server
+// has shown that its history is ours.
 func (l *loop) idleBatch() bool {
-	return l.wholes == 0 && l.stats.changes[Read] == 0 && !l.copy.dirty
+	return l.wholes == 0 && l.stats.changes[Read] == 0 && !(l.copy.dirty && l.gate.Open())
 }
 
 // backfill brings the first copy on, where there is one: chunks that the stream has come far enough for get their place,
 // those that wait get a heartbeat to wait for, and workers their work.
 func (l *loop) backfill(ctx context.Context) error {
-	if l.copy.jobs == nil {
+	if l.copy.jobs == nil || !l.gate.Open() {
 		return nil
 	}
 	l.copy.more = false
@@ -334,10 +335,7 @@ func (l *loop) change(ctx context.Context, c *decode.Change) error {
 	}
 	contained := false
 	if l.copy.active() {
-		var err error
-		if contained, err = l.note(c, drop); err != nil {
-			return err
-		}
+		contained = l.note(c, drop)
 	}
 	if l.drop == checkpoint.Drop {
 		return nil // relations and types were noted by the decoder

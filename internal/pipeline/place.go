@@ -127,6 +127,13 @@ func (l *loop) placeSlice(ctx context.Context, t *copying, r *copyRange, j *copy
 // unplaced takes it that a row of a chunk could not be published.
 func (l *loop) unplaced(p *placing, err error) error {
 	t := p.t
+	if errors.Is(err, errOtherVersion) {
+		p.down()
+		l.unread(t)
+		l.hold(t, err)
+		l.enter(t)
+		return nil
+	}
 	if !errors.Is(err, errNotCaptured) && retryable(err) || errors.Is(err, errTextMode) {
 		return err
 	}
@@ -223,7 +230,10 @@ func (p *placing) slice(ctx context.Context, room int) (done bool, err error) {
 				return false, err
 			}
 		}
-		row, ok := p.current(p.next)
+		row, ok, err := p.current(p.next)
+		if err != nil {
+			return false, err
+		}
 		if ok && held {
 			if p.building.batch.Bytes()-begun >= room || !p.placeRoom() {
 				// What is held back has a place here; next has not.
@@ -262,16 +272,19 @@ func (p *placing) take() error {
 }
 
 // current is a row as it is placed here; false for one that the stream has brought since.
-func (p *placing) current(row decode.Tuple) (decode.Tuple, bool) {
+func (p *placing) current(row decode.Tuple) (decode.Tuple, bool, error) {
 	if p.t.notes == nil {
-		return row, true
+		return row, true, nil
 	}
 	// Of a key that was asked for by itself the stream may have brought all since: then it has been read before.
 	if p.r == nil && !p.t.notes.Has(backfill.KeyOf(row, p.t.table.Key)) {
-		return nil, false
+		return nil, false, nil
 	}
 	verdict, row := p.t.notes.Row(&p.j.chunk.Snapshot, row, p.t.table.Key)
-	return row, verdict != backfill.Older
+	if verdict == backfill.Mixed && !p.t.streamed.Equal(p.t.table.Relation) {
+		return nil, false, errOtherVersion
+	}
+	return row, verdict != backfill.Older, nil
 }
 
 // version is the version of the table that its rows are read in; where the stream has it too, the one that its next row has, if
@@ -321,7 +334,7 @@ func (p *placing) append(ctx context.Context, last bool) error {
 	}
 	p.change = decode.Change{Op: decode.Read, Relation: p.rel, New: p.row, Position: p.at}
 	c := &p.change
-	err := l.builder.read(p.table, c, t.Generation, t.Rows+1, marker)
+	err := l.builder.read(p.table, c, t.Generation, t.Rows+1, marker, p.r == nil && t.notes != nil)
 	if value, ok := errors.AsType[*schema.ValueError](err); ok && value.Stale {
 		newer, aerr := l.again(ctx, p.rel, p.at)
 		if aerr != nil {
@@ -329,7 +342,7 @@ func (p *placing) append(ctx context.Context, last bool) error {
 		}
 		if newer != nil {
 			p.table = newer
-			err = l.builder.read(p.table, c, t.Generation, t.Rows+1, marker)
+			err = l.builder.read(p.table, c, t.Generation, t.Rows+1, marker, p.r == nil && t.notes != nil)
 		}
 	}
 	if err != nil {
@@ -372,6 +385,10 @@ func identity(n int) []int {
 
 // errNotCaptured holds up a copy until the list of tables ends it: placed, its rows would count as copied.
 var errNotCaptured = errors.New("the table is not captured any more")
+
+// errOtherVersion holds up a copy until the change that a row was to be merged with is seen by a snapshot, or the stream has come to
+// the version of the table that was read. Whoever alters the published columns waits for nobody.
+var errOtherVersion = errors.New("the stream has changes of it from before its published columns were altered, which nobody sees yet")
 
 // sealCopies puts the copies that are to be saved with a batch into it.
 func (l *loop) sealCopies(s *sealed) error {
