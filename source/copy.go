@@ -43,6 +43,14 @@ type CopyPart struct {
 	Bytes    int64  // without indexes and large values
 }
 
+// Bytes is the size of all parts.
+func (t *CopyTable) Bytes() (n int64) {
+	for _, p := range t.Parts {
+		n += p.Bytes
+	}
+	return n
+}
+
 // orderColumn is one column of the index that rows are read by. Its operators are those of the index, in whose order
 // reading needs no sort whatever collation or operator class it has.
 type orderColumn struct {

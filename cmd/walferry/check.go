@@ -100,6 +100,7 @@ func checkAll(ctx context.Context, c *config.Config, patience time.Duration) []f
 	out, tables, captured := checkPostgres(ctx, c)
 	saved := new(checkpoint.State)
 	out = append(out, checkKafka(ctx, c, tables, captured, saved, patience)...)
+	out = append(out, checkCopies(ctx, c, captured, saved)...)
 	if <-there {
 		checkLevels(ctx, registryFindings, c, newTopics(c, saved), captured)
 	}
@@ -144,6 +145,58 @@ func checkPostgres(ctx context.Context, c *config.Config) (out []finding, tables
 	checkTimes(f, c, odd)
 	checkNames(f, c, tables)
 	return f.list, tables, captured
+}
+
+// checkCopies asks for what the copy of a table's rows would meet, by the statement that reads them. Tables whose copy has ended are
+// left out.
+func checkCopies(ctx context.Context, c *config.Config, captured []source.Table, saved *checkpoint.State) []finding {
+	f := &findings{of: "postgres"}
+	copies, err := pipeline.SavedCopies(saved)
+	if err != nil {
+		f.add("backfill", source.Fail, err.Error(), hint(err))
+		return f.list
+	}
+	captured = slices.DeleteFunc(slices.Clone(captured), func(t source.Table) bool {
+		return !c.Backfilled(t.Schema, t.Name) || slices.ContainsFunc(copies, func(p pipeline.CopyProgress) bool {
+			return p.Schema == t.Schema && p.Table == t.Name && p.State.Over()
+		})
+	})
+	if len(captured) == 0 {
+		return nil
+	}
+	cat, err := openCatalog(ctx, c)
+	if err != nil {
+		return nil // checkPostgres has said so
+	}
+	defer cat.Close()
+	if b := &c.Backfill; b.MaxReplicaLag > 0 || b.MaxSessions > 0 {
+		if _, err := cat.Load(ctx); err != nil {
+			f.add("backfill", source.Fail, "copies would pause for ever: "+err.Error(), hint(err))
+		}
+	}
+	conn, err := cat.OpenCopy(ctx)
+	if err != nil {
+		f.add("backfill", source.Fail, err.Error(), hint(err))
+		return f.list
+	}
+	defer conn.Close()
+	for i := range captured {
+		t, err := cat.CopyTable(ctx, captured[i].OID)
+		if is[*source.TableMissingError](err) {
+			continue // it is not published yet
+		}
+		if err == nil {
+			err = conn.Check(ctx, t, "")
+		}
+		switch {
+		case err != nil:
+			f.add("backfill", source.Fail, "its copy would wait, and the stream go on: "+err.Error(), hint(err))
+		case len(t.Key) == 0:
+			f.add("backfill", source.Warn, fmt.Sprintf("table %s has no key, so its rows are copied in one transaction, which holds vacuum back until it ends (the table has about %s), and a copy that is broken off begins anew",
+				t.Relation, bytesText(t.Bytes())), "ALTER TABLE "+t.Relation.String()+" ADD PRIMARY KEY (...); or `backfill: none` for the table")
+		}
+	}
+	return f.list
 }
 
 // checkNames finds tables that no event can be made of: columns whose names become one, a key that is not sent or is left out.

@@ -200,6 +200,16 @@ admin: {listen: ""}
 		}
 	}
 	b.has(text, `large values of note, other in table "public"."orders" are not sent`)
+
+	// What a first copy would meet.
+	pg.Exec(testbed.Owner, `CREATE TABLE keyless (a int)`, `ALTER PUBLICATION walferry_looks ADD TABLE keyless`, `GRANT SELECT ON keyless TO `+testbed.Reader, `REVOKE SELECT ON orders FROM `+testbed.Reader)
+	b.configure(settings+"backfill: {mode: initial, max_sessions: 5, tables: {public.marked: none}}\n", pg.DSN(testbed.Reader), false, broker.Addr)
+	text = b.walferry(exitCheck, "", "check")
+	b.has(text, "may not see the sessions of others", "GRANT pg_read_all_stats TO", "permission denied for table orders", "GRANT SELECT ON", "row-level security", "BYPASSRLS",
+		"table public.keyless has no key, so its rows are copied in one transaction")
+	if strings.Contains(text, "denied for table marked") {
+		t.Errorf("no copy of marked is wanted:\n%s", text)
+	}
 }
 
 // TestCheckSilence: Kafka and the registry are asked side by side, and one that is silent is waited for no longer than it may be.

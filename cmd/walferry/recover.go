@@ -15,6 +15,7 @@ import (
 	"walferry/checkpoint"
 	"walferry/internal/config"
 	"walferry/internal/kafka"
+	"walferry/internal/pipeline"
 	"walferry/sink"
 	"walferry/source"
 )
@@ -203,16 +204,36 @@ func (r *recovery) change(ctx context.Context, act func(context.Context) error) 
 		return err
 	}
 	defer done()
-	unlock, ok, err := r.cat.AdvisoryLock(ctx, r.config.Source.Slot.Name)
-	if err != nil {
-		return within(exitSource, err)
+	// A server takes a moment to see that an instance has ended.
+	for deadline := time.Now().Add(inUseTimeout); ; {
+		unlock, ok, err := r.cat.AdvisoryLock(ctx, r.config.Source.Slot.Name)
+		if err != nil {
+			return within(exitSource, err)
+		}
+		if ok {
+			if r.slot, err = r.cat.SlotInfo(ctx); err != nil {
+				unlock()
+				return within(exitSource, err)
+			}
+			if !r.slot.Active {
+				defer unlock()
+				return act(ctx)
+			}
+			unlock()
+		}
+		if time.Now().After(deadline) {
+			return &source.SlotInUseError{Slot: r.config.Source.Slot.Name, PID: r.slot.ActivePID}
+		}
+		select {
+		case <-time.After(inUseTimeout / 20):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	if !ok || r.slot.Active {
-		return &source.SlotInUseError{Slot: r.config.Source.Slot.Name, PID: r.slot.ActivePID}
-	}
-	defer unlock()
-	return act(ctx)
 }
+
+// inUseTimeout is how long recover waits for an instance to be gone.
+const inUseTimeout = 5 * time.Second
 
 // ask shows what is about to happen and wants it confirmed.
 func (r *recovery) ask(ctx context.Context, format string, args ...any) error {
@@ -247,13 +268,13 @@ func (r *recovery) fromSlot(ctx context.Context) error {
 
 func (r *recovery) newSlot(ctx context.Context) error {
 	name := r.config.Source.Slot.Name
-	if err := r.ask(ctx, "Slot %s will be dropped and made anew at the next start. Changes committed until then that are not published never will be.", name); err != nil {
+	if err := r.ask(ctx, "Slot %s will be dropped and made anew at the next start. Changes committed until then that are not published never will be; rows of tables for which a copy is configured are copied again.", name); err != nil {
 		return err
 	}
 	// {creating} first: whatever happens after it, the next start drops the slot and
 	// begins anew. The slot goes right away all the same, since it keeps WAL.
 	sys := r.cat.System()
-	next := checkpoint.Checkpoint{SystemID: sys.ID, Timeline: sys.Timeline, Slot: name, State: checkpoint.Creating}
+	next := checkpoint.Checkpoint{SystemID: sys.ID, Timeline: sys.Timeline, Slot: name, State: checkpoint.Creating, Copies: true}
 	if err := r.replace(ctx, &next); err != nil {
 		return err
 	}
@@ -341,6 +362,18 @@ func (r *recovery) replace(ctx context.Context, next *checkpoint.Checkpoint) err
 					out = append(out, record{checkpoint.AppendRelationKey(nil, v), nil})
 				}
 			}
+		}
+		// What is lost can be in any row, so what was copied is copied again, under the next generation.
+		for _, c := range r.state.Copies {
+			again, err := pipeline.CopyAgain(c)
+			if err != nil {
+				return nil, err
+			}
+			value, err := checkpoint.AppendCopy(nil, again)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, record{checkpoint.AppendCopyKey(nil, c.OID), value})
 		}
 		for topic, m := range r.state.Moved {
 			kept := *m

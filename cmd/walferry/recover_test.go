@@ -144,6 +144,24 @@ func TestRecover(t *testing.T) {
 	p.refused(exitRefused, "does not exist any more", "recover --new-slot")
 	p.on(1, 3)
 
+	// Rows that were copied are copied again: what was changed while nobody looked is in no event.
+	p = begin("copied")
+	p.settings = "backfill: {mode: initial}"
+	p.write()
+	p.insert(1)
+	for _, want := range [][]int{{1}, {1, 1, 2}} {
+		run := p.start("run")
+		p.published(want...)
+		if code := p.stop(run); code != exitOK {
+			t.Fatalf("run ended with %d:\n%s", code, run.errs)
+		}
+		if len(want) == 1 {
+			pg.Exec(testbed.Superuser, fmt.Sprintf(dropSlot, p.name))
+			p.insert(2)
+			p.refused(exitRefused, "does not exist any more", "recover --new-slot")
+		}
+	}
+
 	p = begin("unknown")
 	pg.Exec(testbed.Superuser, "SELECT pg_create_logical_replication_slot('walferry_unknown', 'pgoutput')")
 	p.insert(1)

@@ -415,3 +415,18 @@ func (l *loop) sealCopies(s *sealed) error {
 	l.copiedBatches++
 	return nil
 }
+
+// CopyAgain is the record of a table's copy as that of one that is not captured: its capture begins with the next start. That
+// somebody does not want it copied stays.
+func CopyAgain(saved *checkpoint.Copy) (*checkpoint.Copy, error) {
+	var c backfill.Copy
+	if err := json.Unmarshal(saved.Payload, &c); err != nil {
+		return nil, fmt.Errorf("saved copy of table %d: %w", saved.OID, err)
+	}
+	if c.State != backfill.Cancelled {
+		c.State = backfill.Uncaptured
+	}
+	c.Ranges, c.Queue = nil, nil
+	payload, err := json.Marshal(&c)
+	return &checkpoint.Copy{OID: saved.OID, Payload: payload}, err
+}
