@@ -1,11 +1,13 @@
 package pipeline
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"walferry/internal/backfill"
 	"walferry/internal/testbed"
@@ -50,6 +52,7 @@ func TestCopyManyTables(t *testing.T) {
 	b.publish(strings.Join(names, ", "))
 	b.killAt("chunk-placed", 45)
 	r := b.start()
+	b.explains(r)
 	copies := b.copied(len(want))
 	b.caughtUp(r)
 
@@ -98,5 +101,31 @@ func TestCopyManyTables(t *testing.T) {
 	slices.SortFunc(filled, func(x, y string) int { return copies[y].Finished.Compare(copies[x].Finished) })
 	if last != filled[0] {
 		t.Errorf("last stands in %q; %q ended last", last, filled[0])
+	}
+}
+
+// explains waits until whoever watches is told which tables are to follow and why.
+func (b *bed) explains(r *running) {
+	b.t.Helper()
+	ctx, done := context.WithTimeout(b.t.Context(), 2*time.Minute)
+	defer done()
+	for {
+		following := map[int]string{}
+		for _, p := range r.Health().Copies {
+			if p.Turn > 0 {
+				following[p.Turn] = p.Order
+			}
+		}
+		if len(following) > 0 {
+			for turn := range len(following) {
+				if following[turn+1] == "" {
+					b.t.Errorf("number %d to follow has no reason: %v", turn+1, following)
+				}
+			}
+			return
+		}
+		if err := sleep(ctx, 10*time.Millisecond); err != nil {
+			b.t.Fatal("nobody was told which tables follow")
+		}
 	}
 }
