@@ -253,6 +253,7 @@ source:
 kafka:
   brokers: [%[3]q]
 registry: {listen: %[4]q, topic: %[1]s.schemas}
+backfill: none
 admin: {listen: %[5]q, pprof: %[6]v}
 `, slot, b.dsn(), b.broker.Addr, registry, admin, profile)
 	// The topic is there beforehand with the shipped number of partitions, so that the consumer need not look for it.

@@ -56,6 +56,7 @@ kafka:
   brokers: [%q]
   topic: {partitions: 3, replication_factor: 1}
 registry: {listen: %q, topic: _schemas_alter}
+backfill: none
 admin: {listen: ""}
 `, pg.DSN(testbed.Reader), broker.Addr, registry), 0o600); err != nil {
 		t.Fatal(err)

@@ -96,6 +96,7 @@ source:
 kafka:
   brokers: [%q]
   topic: %s
+backfill: none
 admin: {listen: ""}
 %s
 `, name, x.dsn, stall, x.source, x.broker, topic, x.config)

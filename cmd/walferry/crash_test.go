@@ -86,6 +86,7 @@ kafka:
   batch_bytes: %s
   topic: {partitions: 3, replication_factor: 1}
 registry: {%s}
+backfill: none
 admin: {listen: ""}
 `, pg.DSN(testbed.Reader), broker.Addr, batch, of), 0o600); err != nil {
 			t.Fatal(err)

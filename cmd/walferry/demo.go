@@ -19,11 +19,11 @@ func newDemoCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "See walferry at work, with nothing to install",
-		Long: `Start a Postgres, an in-process Kafka, a schema registry and walferry, write to a
-small shop, kill walferry with SIGKILL every few seconds, and read the topics as a
-stranger would. Ends with an account of what was committed and what was received;
-the last line is JSON. The exit code is 0 only if nothing is missing, repeated or
-out of order.
+		Long: `Start a Postgres, an in-process Kafka, a schema registry and walferry, have the rows
+of a small shop copied, write to it, kill walferry with SIGKILL every few seconds, and
+read the topics as a stranger would. Ends with an account of what was committed and
+what was received; the last line is JSON. The exit code is 0 only if nothing is
+missing, repeated or out of order.
 
 The Postgres is the one that is installed, else an archive that is downloaded
 once; WALFERRY_POSTGRES=embedded takes the archive in any case. Everything ends with

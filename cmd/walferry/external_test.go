@@ -88,6 +88,7 @@ kafka:
 schema:
   on_incompatible: stop
 registry: %s
+backfill: none
 admin: {listen: %q}
 `, name, pg.DSN(testbed.Reader), broker.Addr, registry, freeAddr(t))
 	return b

@@ -75,6 +75,7 @@ schema:
     public.lean.m_timestamp: {time: connect}
     public.lean.m_timestamptz: {time: connect}
 registry: {listen: %q, topic: _schemas.flink}
+backfill: none
 admin: {listen: %q}
 `, pg.DSN(testbed.Reader), broker.Addr, before, registry, freeAddr(t))
 	}

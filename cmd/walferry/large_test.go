@@ -45,6 +45,7 @@ kafka:
   brokers: [%q]
   topic: {partitions: 1, config: {max.message.bytes: 1048588}}
 registry: {listen: %q}
+backfill: none
 admin: {listen: %q}
 `, pg.DSN(testbed.Reader), broker.Addr, freeAddr(t), freeAddr(t)), 0o600); err != nil {
 		t.Fatal(err)

@@ -53,6 +53,7 @@ source:
   wal_sender_timeout: 10s
 kafka: {brokers: [%q]}
 registry: {listen: %q}
+backfill: none
 admin: {listen: %q}
 `, pg.DSN(testbed.Reader), broker.Addr, freeAddr(t), freeAddr(t)), 0o600); err != nil {
 		t.Fatal(err)

@@ -86,6 +86,7 @@ admin: {listen: %q}
 `, pg.DSN(testbed.Reader), broker.Addr, "readme", registry, "_schemas.readme", freeAddr(t))
 	p := b.start("run")
 	b.until(p, "status", "--readyz")
+	b.copied(p, 1)
 	pg.Exec(testbed.Owner, "INSERT INTO orders VALUES (7, 'first', 12.50, '{a,b}', '2024-02-29 12:00:00+00')",
 		"UPDATE orders SET note = 'second'", "DELETE FROM orders", "INSERT INTO orders (id, note) VALUES (8, 'last')")
 

@@ -44,6 +44,7 @@ kafka:
   brokers: [%[3]q]
   topic: {partitions: %[7]d, replication_factor: 1}
 registry: {url: %[4]q}
+backfill: none
 admin: {listen: %[6]q}
 `, p.name, p.pg.DSN(testbed.Reader), p.broker, p.registry, p.settings, freeAddr(p.t), max(p.partitions, 1))
 }

@@ -94,18 +94,22 @@ func (pl *planner) newTable(r *risks, a *derived) {
 	if was {
 		what = "the table is captured from now on"
 	}
+	copied := pl.config.Backfilled(a.Schema, a.Name)
 	switch {
 	case a.Published:
 		r.warn("new_table", "", "%s, and published from its next row on", what)
 	case !a.Addable:
 		r.warn("new_table", "ALTER TABLE "+sqlName(a.Schema, a.Name)+" ADD PRIMARY KEY (...); -- or REPLICA IDENTITY FULL",
 			"%s and has no replica identity: walferry does not put it into the publication by itself, since its updates and deletes would fail then", what)
+	case pl.config.Source.Publication.Create && copied:
+		r.warn("new_table", "", "%s: walferry puts it into the publication within %s, and copies the rows that it has then", what, watchInterval)
 	case pl.config.Source.Publication.Create:
 		r.warn("new_table", "", "%s: walferry puts it into the publication within %s; what is written to it before that is not published", what, watchInterval)
 	default:
 		r.warn("new_table", fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s", quoteIdent(pl.config.Source.Publication.Name), sqlName(a.Schema, a.Name)), "%s and not in the publication: nothing of it is published until it is there", what)
 	}
 	switch {
+	case copied:
 	case a.Filled:
 		r.warn("backfill", "", "rows that are in it already are not published: its topic begins with the first change after that")
 	case was && pl.scratch:

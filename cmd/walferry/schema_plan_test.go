@@ -289,6 +289,7 @@ kafka:
   topic: {partitions: 1, replication_factor: 1}
 schema: {changes_topic: planned.schema-changes}
 registry: {listen: %q, topic: _schemas_planned}
+backfill: none
 admin: {listen: %q}
 `, pg.DSN(testbed.Reader), broker.Addr, address, freeAddr(t))
 	p := b.start("run")

@@ -144,6 +144,7 @@ kafka:
   topic: {partitions: 3, replication_factor: 1, config: {retention.ms: "86400000"}}
 schema: {changes_topic: people.schema-changes, subject: %s}
 registry: {listen: %q, topic: _schemas_people}
+backfill: none
 admin: {listen: %q}
 `
 	listen, admin := freeAddr(t), freeAddr(t)

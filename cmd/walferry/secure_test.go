@@ -132,6 +132,7 @@ kafka:
   topic: {partitions: 1, replication_factor: 1}
   %s
 registry: {listen: %q}
+backfill: none
 admin: {listen: %q}
 `, dsn, kafka, freeAddr(t), freeAddr(t))
 	}
@@ -275,6 +276,7 @@ kafka:
   brokers: [%s]
   topic: {partitions: 1, replication_factor: 1}
 registry: {listen: %q}
+backfill: none
 admin: {listen: %q}
 `, name, host, pg.Port(), testbed.Shop, role, options, passwordFile, broker.Addr, freeAddr(t), freeAddr(t))
 	}

@@ -224,13 +224,32 @@ func (b *bench) until(p *process, args ...string) {
 	b.t.Fatalf("walferry %s: %s\n%s", strings.Join(args, " "), errs.String(), p.errs)
 }
 
+// copied waits until the rows of so many tables are copied, which is what happens first.
+func (b *bench) copied(p *process, tables int) {
+	b.t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		var out, errs bytes.Buffer
+		if run(b.t.Context(), []string{"backfill", "status", "--json", "--config", b.file}, nil, &out, &errs) == exitOK && strings.Count(out.String(), `"state": "done"`) == tables {
+			return
+		}
+		select {
+		case code := <-p.ended:
+			b.t.Fatalf("ended with %d:\n%s", code, p.errs)
+		default:
+		}
+		if time.Now().After(end) {
+			b.t.Fatalf("walferry backfill status: %s%s\n%s", out.String(), errs.String(), p.errs)
+		}
+	}
+}
+
 // TestRunStatusTail: the commands around a running walferry, and what is left when it
 // has stopped.
 func TestRunStatusTail(t *testing.T) {
 	pg := testbed.Postgres(t, "")
 	broker := testbed.KafkaAlone(t)
-	pg.Exec(testbed.Owner, "CREATE TABLE public.orders (id int PRIMARY KEY, note text)",
-		"CREATE PUBLICATION walferry_tail FOR TABLE public.orders WITH (publish_via_partition_root = true)")
+	pg.Exec(testbed.Owner, "CREATE TABLE public.orders (id int PRIMARY KEY, note text)", "INSERT INTO orders VALUES (0, 'before')",
+		"GRANT SELECT ON orders TO "+testbed.Reader, "CREATE PUBLICATION walferry_tail FOR TABLE public.orders WITH (publish_via_partition_root = true)")
 	b := &bench{t: t, file: filepath.Join(t.TempDir(), "walferry.yml")}
 	settings := func(registry string, standby bool) {
 		b.configure(`
@@ -255,16 +274,17 @@ standby: %v
 	settings(address, true)
 	p := b.start("run")
 	b.until(p, "status", "--readyz")
-	pg.Exec(testbed.Owner, "INSERT INTO orders VALUES (1, 'first')", "UPDATE orders SET note = 'second' WHERE id = 1", "DELETE FROM orders")
-	text := b.walferry(exitOK, "", "tail", "--from", "beginning", "-n", "4")
-	b.has(text, ` c tail.public.orders [id=1] id=1 note="first"`, ` u tail.public.orders [id=1] id=1 note="second"`, ` d tail.public.orders [id=1]`, ` - tail.public.orders [id=1]`)
-	b.has(b.walferry(exitOK, "", "tail", "public.orders", "--from", "beginning", "-n", "1", "--json"), `"op":"c"`, `"key":{"id":1}`, `"after":{"id":1,"note":"first"}`, `"schema_id":`)
+	b.copied(p, 1)
+	pg.Exec(testbed.Owner, "INSERT INTO orders VALUES (1, 'first')", "UPDATE orders SET note = 'second' WHERE id = 1", "DELETE FROM orders WHERE id = 1")
+	text := b.walferry(exitOK, "", "tail", "--from", "beginning", "-n", "5")
+	b.has(text, ` r tail.public.orders [id=0] id=0 note="before"`, ` c tail.public.orders [id=1] id=1 note="first"`, ` u tail.public.orders [id=1] id=1 note="second"`, ` d tail.public.orders [id=1]`, ` - tail.public.orders [id=1]`)
+	b.has(b.walferry(exitOK, "", "tail", "public.orders", "--from", "beginning", "-n", "1", "--json"), `"op":"r"`, `"key":{"id":0}`, `"after":{"id":0,"note":"before"}`, `"schema_id":`)
 	b.has(b.walferry(exitKafka, "", "tail", "public.nosuch"), "topic tail.public.nosuch: no event of this table has been published yet")
 	b.has(b.walferry(exitOK, "", "status"), "streaming, ready", "slot", "walferry_tail")
 	b.has(b.walferry(exitOK, "", "status", "--json"), `"running": true`, `"ready": true`)
 	b.has(b.walferry(exitOK, "", "check"), "a walferry runs already", "topic tail.schema-changes has 1 partitions", ", 0 to mend")
 	pg.Exec(testbed.Owner, "ALTER TABLE orders ALTER note TYPE int USING 1", "INSERT INTO orders VALUES (9, 9)")
-	b.has(b.walferry(exitOK, "", "tail", "public.orders", "--from", "beginning", "-n", "5"), ` c tail.public.orders.v2 [id=9] id=9 note=9`)
+	b.has(b.walferry(exitOK, "", "tail", "public.orders", "--from", "beginning", "-n", "6"), ` c tail.public.orders.v2 [id=9] id=9 note=9`)
 	b.has(b.walferry(exitOK, "", "status", "--json"), `"new-topic": 1`)
 	b.has(b.walferry(exitFenced, "", "drop", "--yes"), "in use by process")
 	b.has(b.walferry(exitFenced, "", "recover", "--new-slot", "--yes"), "in use")
@@ -292,7 +312,7 @@ standby: %v
 	}
 
 	// Nobody serves the registry now; its topic is still there.
-	b.has(b.walferry(exitOK, "", "tail", "--from", "beginning", "-n", "5"), `note="second"`)
+	b.has(b.walferry(exitOK, "", "tail", "--from", "beginning", "-n", "6"), `note="second"`)
 	b.has(b.walferry(exitOK, "", "status"), "held by nobody")
 	b.has(b.walferry(exitOK, "", "recover"), "checkpoint  live", "nothing to recover")
 
@@ -305,7 +325,7 @@ standby: %v
 	if err := application.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	b.has(b.walferry(exitOK, "", "tail", "--from", "beginning", "-n", "6"), `note=3`)
+	b.has(b.walferry(exitOK, "", "tail", "--from", "beginning", "-n", "7"), `note=3`)
 	b.has(b.walferry(exitOK, "", "recover"), "checkpoint  drained", "nothing to recover")
 
 	p = b.start("registry", "serve")

@@ -247,6 +247,7 @@ kafka:
   batch_bytes: 64KiB
   topic: {partitions: 1, replication_factor: 1}
 registry: %s
+backfill: none
 admin: {listen: %q}
 `
 	dir := t.TempDir()

@@ -93,6 +93,7 @@ kafka:
   brokers: [%[3]q]
   topic: {partitions: 2, replication_factor: 1}
 registry: %[4]s
+backfill: none
 admin: {listen: %[5]q}
 standby: %[6]v
 `, z.table, pg.DSN(testbed.Reader), listener.Addr(), registry, admin, z.standby), 0o600); err != nil {

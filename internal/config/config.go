@@ -148,7 +148,7 @@ type Schema struct {
 
 // Backfill says which rows are copied that were there before, and how.
 type Backfill struct {
-	Mode             string            `yaml:"mode" enum:"initial,none" doc:"Of a table whose capture begins, with the first start or later. initial: its rows are copied once, while its changes are streamed. none: only changes are published."`
+	Mode             string            `yaml:"mode" short:"yes" enum:"initial,none" doc:"Of a table whose capture begins, with the first start or later. initial: its rows are copied once, while its changes are streamed. none: only changes are published. The section can be this one word: backfill: none."`
 	Tables           map[string]string `yaml:"tables" doc:"The mode of single tables, by schema.table." example:"{public.audit: none}"`
 	Workers          int               `yaml:"workers" doc:"Connections that read beside each other, each a chunk of a table."`
 	First            []string          `yaml:"first" doc:"Tables that are copied before others, in this order, by schema.table; * stands for any characters. Behind them, and among those of one entry, smaller tables come before larger ones." example:"[public.orders, shop.*]"`
@@ -290,7 +290,7 @@ func Default() *Config {
 			BatchBytes:         8 << 20,
 		},
 		Schema: Schema{Envelope: "debezium", UpdateBefore: "sent", Numeric: "precise", Unconstrained: "string", Time: "avro", Binary: "bytes", Enum: "string", Range: "text", Array: "array", Toast: "mark", Collisions: "error", Truncate: "emit", Subject: "topic", Compatibility: "backward", OnIncompatible: "stop"},
-		Backfill: Backfill{Mode: "none", Workers: 2, BufferBytes: 32 << 20, ChunkTime: Duration(500 * time.Millisecond),
+		Backfill: Backfill{Mode: "initial", Workers: 2, BufferBytes: 32 << 20, ChunkTime: Duration(500 * time.Millisecond),
 			StatementTimeout: Duration(time.Minute), MaxLag: 64 << 20},
 		Registry:     Registry{Mode: "built-in", Listen: "127.0.0.1:8081", Topic: "_schemas", Timeout: Duration(10 * time.Second), AllowAnonymousReads: true},
 		Errors:       Errors{Value: "stop", TooLarge: "stop", Schema: "stop"},

@@ -85,6 +85,7 @@ kafka:
       retention.ms: 1000
       "local": "true"
 schema: ~
+backfill: ${COPY:-none}
 log:
   level: debug
 `, "NAME", "shop", "PW", "a: #b", "TABLES", "public.a, public.b", "PORT", "1", "HOST", "")
@@ -99,6 +100,7 @@ log:
 	want.Kafka.Topic.Partitions = 3
 	want.Kafka.Topic.Config = map[string]string{"retention.ms": "1000", "local": "true"}
 	want.Log.Level = "debug"
+	want.Backfill.Mode = "none"
 	want.derive()
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", c, want)

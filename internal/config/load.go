@@ -229,11 +229,19 @@ func (d *decoder) pairs(path string, n ast.Node) ([]*ast.MappingValueNode, bool)
 }
 
 func (d *decoder) structure(path string, n ast.Node, v reflect.Value) {
+	known := fields(v.Type())
+	if i := slices.IndexFunc(known, func(f field) bool { return f.short }); i >= 0 {
+		switch n.(type) {
+		case *ast.MappingNode, *ast.MappingValueNode:
+		default:
+			d.value(join(path, known[i].key), n, v.Field(known[i].index))
+			return
+		}
+	}
 	pairs, ok := d.pairs(path, n)
 	if !ok {
 		return
 	}
-	known := fields(v.Type())
 	for _, p := range pairs {
 		key := keyText(p.Key)
 		i := slices.IndexFunc(known, func(f field) bool { return f.key == key })
@@ -402,6 +410,7 @@ func isVariable(s string) bool {
 type field struct {
 	key, doc, example string
 	enum              []string
+	short             bool // a single value in the place of the section is this key's
 	index             int
 }
 
@@ -410,7 +419,7 @@ func fields(t reflect.Type) []field {
 	fs := make([]field, t.NumField())
 	for i := range fs {
 		tag := t.Field(i).Tag
-		fs[i] = field{key: tag.Get("yaml"), doc: tag.Get("doc"), example: tag.Get("example"), index: i}
+		fs[i] = field{key: tag.Get("yaml"), doc: tag.Get("doc"), example: tag.Get("example"), short: tag.Get("short") != "", index: i}
 		if e, ok := tag.Lookup("enum"); ok {
 			fs[i].enum = strings.Split(e, ",")
 		}

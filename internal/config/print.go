@@ -128,6 +128,11 @@ func schemaOf(t reflect.Type, defaults reflect.Value) map[string]any {
 		switch {
 		case ft.Kind() == reflect.Struct:
 			p = schemaOf(ft, dv)
+			for _, short := range fields(ft) {
+				if short.short {
+					p["type"], p["pattern"] = []string{"object", "string"}, "^("+strings.Join(short.enum, "|")+")$|"+interpolated
+				}
+			}
 		case ft.Kind() == reflect.Slice:
 			p = map[string]any{"anyOf": []any{
 				map[string]any{"type": "array", "items": map[string]any{"type": "string"}},

@@ -36,7 +36,8 @@ type truth struct {
 	rows    map[string]int64 // number of the change that made each row, by table and key
 }
 
-func readTruth(ctx context.Context, dsn string) (*truth, error) {
+// readTruth reads it. The first changes of the journal, before that many, were made when nobody read yet: what came of them is rows.
+func readTruth(ctx context.Context, dsn string, before int64) (*truth, error) {
 	c, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		return nil, err
@@ -45,7 +46,8 @@ func readTruth(ctx context.Context, dsn string) (*truth, error) {
 	err = pgx.BeginTxFunc(ctx, c, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		var e event
 		// A CASE is named after its ELSE, and a bare seq would sort by that.
-		rows, err := tx.Query(ctx, "SELECT CASE WHEN c.op = 'd' THEN 0 ELSE c.seq END AS change, xid, tbl, op::text, key FROM journal.changes c ORDER BY c.seq")
+		rows, err := tx.Query(ctx, `SELECT CASE WHEN c.op = 'd' THEN 0 ELSE c.seq END AS change, CASE WHEN c.seq > $1 THEN xid ELSE 0 END,
+			tbl, CASE WHEN c.seq > $1 THEN op::text ELSE 'r' END, key FROM journal.changes c ORDER BY c.seq`, before)
 		if err != nil {
 			return err
 		}

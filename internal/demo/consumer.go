@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -229,20 +227,9 @@ func (c *consumer) decode(ctx context.Context, b []byte) (map[string]any, error)
 
 // schema asks the registry, https://docs.confluent.io/platform/current/schema-registry/develop/api.html#schemas.
 func (c *consumer) schema(ctx context.Context, id uint32) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s/schemas/ids/%d", c.registry, id), nil)
+	body, err := get(ctx, fmt.Sprintf("%s/schemas/ids/%d", c.registry, id))
 	if err != nil {
-		return "", err
-	}
-	res, err := local.Do(req)
-	if err != nil {
-		return "", err
-	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
-	if err := errors.Join(err, res.Body.Close()); err != nil {
-		return "", err
-	}
-	if res.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("the registry answers %s: %s", res.Status, body)
+		return "", fmt.Errorf("the registry: %w", err)
 	}
 	var answer struct {
 		Schema string `json:"schema"`

@@ -8,6 +8,7 @@ package demo
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,7 +23,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"walferry/internal/kafka"
@@ -64,6 +64,7 @@ type stage struct {
 	pg       *pgserver.Server
 	brokers  string
 	registry string // URL
+	admin    string // walferry's admin listener
 	file     string // walferry's configuration
 	dsn      string // of the shop's owner
 	closers  []func() error
@@ -106,6 +107,10 @@ func Run(ctx context.Context, cfg Config) (_ *Account, err error) {
 		return nil, err
 	}
 	shop := newShop(s.dsn, cfg.Rate, cfg.Changes/2, s.screen)
+	before, err := shop.stock(show)
+	if err != nil {
+		return nil, fmt.Errorf("workload: %w", err)
+	}
 	consumed, sold := make(chan error, 1), make(chan error, 1)
 	reading, stopReading := context.WithCancelCause(show)
 	selling, stopSelling := context.WithCancelCause(show)
@@ -130,11 +135,13 @@ func Run(ctx context.Context, cfg Config) (_ *Account, err error) {
 	if err := ferry.start(); err != nil {
 		return nil, err
 	}
-	// Rows from before the slot are not copied: the shop opens when it is there.
-	if err := ferry.hold(show); err != nil {
+	start(consumed, func() error { return consumer.run(reading) })
+	// Each of the rows that are there is read once. With the shop open, what the journal says of one that is written and read at the
+	// same time would depend on who was first.
+	if err := ferry.copied(show, before); err != nil {
 		return nil, err
 	}
-	start(consumed, func() error { return consumer.run(reading) })
+	s.screen.good("%d rows that were there before are copied; the shop opens", before)
 	start(sold, func() error { return shop.run(selling) })
 
 	// Kill, start again, until enough was killed and enough is committed.
@@ -176,7 +183,7 @@ func Run(ctx context.Context, cfg Config) (_ *Account, err error) {
 		return nil, fmt.Errorf("workload: %w", err)
 	}
 	s.screen.say("The shop is closed. Reading what is still on its way.")
-	truth, err := readTruth(work, s.dsn)
+	truth, err := readTruth(work, s.dsn, before)
 	if err != nil {
 		return nil, err
 	}
@@ -291,11 +298,12 @@ func (s *stage) startRegistry(ctx context.Context) error {
 	}
 	listen := "127.0.0.1:" + strconv.Itoa(port)
 	s.registry = "http://" + listen
+	s.admin = "127.0.0.1:" + strconv.Itoa(admin)
 	registryFile := filepath.Join(s.dir, "registry.yml")
 	s.file = filepath.Join(s.dir, "walferry.yml")
 	for file, text := range map[string]string{
 		registryFile: s.configuration("listen: "+listen, `""`),
-		s.file:       s.configuration("url: "+s.registry, "127.0.0.1:"+strconv.Itoa(admin)),
+		s.file:       s.configuration("url: "+s.registry, s.admin),
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			return err
@@ -394,19 +402,24 @@ func (f *ferry) start() error {
 	return nil
 }
 
-// hold waits until the slot is made and walferry reads it.
-func (f *ferry) hold(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, errors.New("walferry does not take its slot"))
+// copied waits until walferry has copied every table, and the consumer has so many events.
+func (f *ferry) copied(ctx context.Context, events int64) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, errors.New("walferry does not copy the rows that are there"))
 	defer cancel()
-	c, err := pgx.Connect(ctx, f.dsn)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }() // it has only asked
 	for {
-		var active bool
-		if err := c.QueryRow(ctx, "SELECT count(*) > 0 FROM pg_replication_slots WHERE active AND confirmed_flush_lsn IS NOT NULL").Scan(&active); err != nil || active {
-			return err
+		var status struct {
+			Backfill []struct{ State string }
+		}
+		done := 0
+		if body, err := get(ctx, "http://"+f.admin+"/status"); err == nil && json.Unmarshal(body, &status) == nil {
+			for _, c := range status.Backfill {
+				if c.State == "done" {
+					done++
+				}
+			}
+		}
+		if done == len(tables) && f.consumer.read.Load() >= events {
+			return nil
 		}
 		select {
 		case <-f.process.Done():
@@ -456,17 +469,30 @@ func (f *ferry) stop() error {
 
 // answers says whether a GET is answered with 200.
 func answers(ctx context.Context, url string) bool {
+	_, err := get(ctx, url)
+	return err == nil
+}
+
+// get is the body of an answer with 200.
+func get(ctx context.Context, url string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return false
+		return nil, err
 	}
 	res, err := local.Do(req)
 	if err != nil {
-		return false
+		return nil, err
 	}
-	return res.Body.Close() == nil && res.StatusCode == http.StatusOK
+	body, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if err := errors.Join(err, res.Body.Close()); err != nil {
+		return nil, err
+	}
+	if res.StatusCode != http.StatusOK {
+		return nil, errors.New(res.Status)
+	}
+	return body, nil
 }
 
 // local asks servers of this machine, through no proxy.

@@ -51,7 +51,7 @@ func TestDemo(t *testing.T) {
 			case c.wrong != nil && (a.OK() || c.wrong(a) != 1 || sum != 1):
 				t.Errorf("%+v\n%s", *a, out.String())
 			}
-			for _, want := range []string{"SIGKILL", "ALTER TABLE", "  create ", "Account"} {
+			for _, want := range []string{"416 rows that were there before are copied", "SIGKILL", "ALTER TABLE", "  read ", "  create ", "Account"} {
 				if !strings.Contains(out.String(), want) {
 					t.Errorf("nothing of %s is shown\n%s", want, out.String())
 				}

@@ -71,7 +71,7 @@ func (s *screen) event(e event, row map[string]any) {
 	if !show {
 		return
 	}
-	op := map[string]string{"c": "create", "u": "update", "d": "delete"}[e.op]
+	op := map[string]string{"c": "create", "u": "update", "d": "delete", "r": "read"}[e.op]
 	names := make([]string, 0, len(row))
 	for name := range row {
 		names = append(names, name)
@@ -83,7 +83,7 @@ func (s *screen) event(e event, row map[string]any) {
 			fields = append(fields, name+"="+shown(v))
 		}
 	}
-	text := []rune(fmt.Sprintf("  %s %-11s %-8s %s", op, e.table, e.key, strings.Join(fields, " ")))
+	text := []rune(fmt.Sprintf("  %-6s %-11s %-8s %s", op, e.table, e.key, strings.Join(fields, " ")))
 	s.write(grey, string(text[:min(len(text), width)]))
 }
 

@@ -113,6 +113,20 @@ func newShop(dsn string, rate, alterAt int, s *screen) *shop {
 
 const writers = 3
 
+// stock fills the shelves before the shop opens. It returns the number of the newest change, which is that of rows as well: they are
+// inserts.
+func (s *shop) stock(ctx context.Context) (rows int64, err error) {
+	c, err := pgx.Connect(ctx, s.dsn)
+	if err != nil {
+		return 0, err
+	}
+	w := &writer{shop: s, conn: c}
+	if err = w.try(ctx, false, w.stockUp); err == nil {
+		err = c.QueryRow(ctx, "SELECT max(seq) FROM journal.changes").Scan(&rows)
+	}
+	return rows, errors.Join(err, c.Close(context.WithoutCancel(ctx)))
+}
+
 // run opens the shop and sells until the context ends, whose cause it returns.
 func (s *shop) run(ctx context.Context) error {
 	c, err := pgx.Connect(ctx, s.dsn)
@@ -120,9 +134,6 @@ func (s *shop) run(ctx context.Context) error {
 		return err
 	}
 	first := &writer{shop: s, conn: c}
-	if err := first.try(ctx, false, first.stockUp); err != nil {
-		return errors.Join(err, c.Close(context.WithoutCancel(ctx)))
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	ended := make(chan error, writers)
@@ -230,14 +241,14 @@ func (w *writer) exec(ctx context.Context, sql string, args ...any) error {
 	return err
 }
 
-// stockUp fills the shelves.
+// stockUp puts products on the shelves, and people into the books.
 func (w *writer) stockUp(ctx context.Context) error {
 	for i, name := range products {
 		if err := w.exec(ctx, "INSERT INTO shop.products VALUES ($1, $2, $3::text::numeric, 100)", i+1, name, fmt.Sprintf("%d.%02d", 1+rand.IntN(90), rand.IntN(100))); err != nil {
 			return err
 		}
 	}
-	for range 40 {
+	for range 400 {
 		if err := w.register(ctx); err != nil {
 			return err
 		}
