@@ -157,4 +157,14 @@ func TestCopyAltered(t *testing.T) {
 			f.tellsBy("item", x.key, x.want)
 		})
 	}
+	t.Run("identity: a first key", func(t *testing.T) {
+		f := force(t, pg, name+"firstkey", 1<<16, "keyless", keyless, keylessRows)
+		locked := f.hold("whole-begin")
+		r := f.start()
+		locked.wait()
+		f.sql(`ALTER TABLE keyless ADD PRIMARY KEY (a)`)
+		locked.release()
+		f.state(f.done(r, 1)["keyless"], backfill.Done, 1, 3)
+		f.tellsBy("keyless", []string{"a"}, map[string]string{"1": "r  first", "2": "r  true", "3": "r  last"})
+	})
 }
