@@ -199,3 +199,48 @@ func BenchmarkReadRows(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkChunk reads chunks of a table in turn: of one row, which shows what a chunk costs beside its rows, and of thousands.
+func BenchmarkChunk(b *testing.B) {
+	pg := testbed.Postgres(b, "", "shared_buffers=256MB")
+	const rows = 200_000
+	pg.Exec(testbed.Owner, `CREATE TABLE item (id bigint PRIMARY KEY, note text)`,
+		fmt.Sprintf(`INSERT INTO item SELECT n, repeat('x', 200) FROM generate_series(1, %d) n`, rows), `GRANT SELECT ON item TO `+testbed.Reader)
+	pg.Exec(testbed.Superuser, "VACUUM ANALYZE item", "CREATE PUBLICATION bench FOR TABLE item")
+	cat, err := OpenCatalog(b.Context(), Config{DSN: pg.DSN(testbed.Reader), Slot: "bench", Publication: "bench"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer cat.Close()
+	tables, err := cat.Tables(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	table, err := cat.CopyTable(b.Context(), tables[0].OID)
+	if err != nil {
+		b.Fatal(err)
+	}
+	conn, err := cat.OpenCopy(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	for _, n := range []int{1, 1000, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			b.ReportAllocs()
+			q := &ChunkQuery{Table: table, Part: table.Parts[0].Relation, Rows: n, Bytes: 64 << 20, Timeout: time.Minute}
+			var buf []byte
+			for b.Loop() {
+				chunk, err := conn.Chunk(b.Context(), q, buf)
+				if err != nil {
+					b.Fatal(err)
+				}
+				buf, q.After = chunk.Data, chunk.Last
+				if !chunk.Cut {
+					q.After = nil
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/row")
+		})
+	}
+}

@@ -757,12 +757,8 @@ func (r *CopyConn) begin(ctx context.Context, timeout time.Duration, tables ...s
 	if len(tables) > 0 { // a partitioned table may have no partition
 		statements = append(statements, "LOCK TABLE "+strings.Join(tables, ", ")+" IN ACCESS SHARE MODE")
 	}
-	for _, sql := range statements {
-		if err := r.conn.PgConn().Exec(ctx, sql).Close(); err != nil {
-			return err
-		}
-	}
-	return nil
+	// In one message: the server analyses each statement when those before it are done, and none of these takes a snapshot.
+	return r.conn.PgConn().Exec(ctx, strings.Join(statements, "; ")).Close()
 }
 
 // snapshot takes the transaction's snapshot, and then the WAL's end; and holds the table to what it was, and the snapshot to the

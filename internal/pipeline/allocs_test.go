@@ -215,7 +215,7 @@ func newPlacement(t testing.TB, envelope string) *placement {
 		table: &source.CopyTable{Relation: rel, Key: []int{0}}, streamed: rel, notes: backfill.NewNotes([]int{0}, 1<<20, nil),
 		ranges: []*copyRange{{}},
 	}
-	p.loop.copy.tables = []*copying{p.t}
+	p.loop.copy.tables, p.loop.copy.batch = []*copying{p.t}, copyBatchBytes
 	// One row that the stream has a newer state of, so that each is looked up.
 	p.t.notes.Change(1000, &decode.Change{Op: decode.Delete, Old: decode.Tuple{{Kind: decode.Binary, Data: []byte("8 bytes!")}}}, false)
 	return p

@@ -53,11 +53,13 @@ const (
 	// What is placed at one boundary while the stream may have more: about a millisecond's work.
 	copySliceBytes = 256 << 10
 	// What a batch may have in it when more of a copy is placed, at most half of a full one: what the stream brings next waits for
-	// its transaction.
-	copyBatchBytes = 4 << 20
-	copyQueue      = 10_000   // keys that are read by themselves; with more the copy begins anew
-	copyQueueRead  = 500      // of them in one chunk, at most
-	rangeBytes     = 64 << 20 // of a table to which a range of its own is given
+	// its transaction. It is less while the stream brings changes, and for so long after.
+	copyBatchBytes  = 4 << 20
+	copyLivelyBytes = 1 << 20
+	copyLively      = time.Second
+	copyQueue       = 10_000   // keys that are read by themselves; with more the copy begins anew
+	copyQueueRead   = 500      // of them in one chunk, at most
+	rangeBytes      = 64 << 20 // of a table to which a range of its own is given
 )
 
 // copier is the first copy as the loop drives it: which tables, which ranges, what is being read and what waits for its
@@ -81,6 +83,7 @@ type copier struct {
 	added     []string       // tables that were put into the publication when the session began
 	buffers   [][]byte       // free ones
 	pending   int            // chunks that were read and wait for their place, or for that of a part of them
+	batch     int            // what a batch may have in it when more is placed, in bytes
 	more      bool           // rows can be placed at this boundary, and the batch has room for them
 	dirty     bool           // some copying is to be saved
 	read      int            // rows of chunks that were dealt with since the last seal, left out ones included

@@ -47,6 +47,7 @@ type loop struct {
 	before        checkpoint.Position // where it was at the open transaction's Begin
 	copy          copier
 	delivered     pglogrepl.LSN // of the newest transaction that the stream has brought whole, dropped or not
+	brought       time.Time     // when the stream has brought the newest transaction with records of ours
 	sliced        bool          // rows of a copy were placed since the block at hand began
 	copiedBatches uint64        // that brought a copy further, so far
 	parts         int           // parts of the open transaction already published
@@ -442,8 +443,12 @@ func (l *loop) message(m *decode.Message) error {
 }
 
 func (l *loop) commit(e *decode.Commit) error {
+	now := time.Now()
 	l.inTx, l.delivered = false, e.Commit
-	l.heartbeat.delivered(time.Now())
+	l.heartbeat.delivered(now)
+	if l.builder.txRecords > 0 {
+		l.brought = now
+	}
 	shut := !l.gate.Open()
 	if err := l.gate.Commit(e.Commit, e.End); err != nil {
 		return err

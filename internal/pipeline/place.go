@@ -21,7 +21,10 @@ import (
 // stream. Rows of one chunk can have places with transactions between them: what is shown of a row holds at its own place, and
 // notes are kept until the last row has its place.
 func (l *loop) place(ctx context.Context) (placed bool, err error) {
-	l.copy.more = false
+	l.copy.more, l.copy.batch = false, copyBatchBytes
+	if time.Since(l.brought) < copyLively {
+		l.copy.batch = copyLivelyBytes
+	}
 	room := l.copy.sliceBytes()
 	for _, t := range slices.Clone(l.copy.tables) {
 		if t.whole != nil {
@@ -50,7 +53,7 @@ func (l *loop) place(ctx context.Context) (placed bool, err error) {
 // placeRoom says that the batch takes more rows of a copy.
 func (l *loop) placeRoom() bool {
 	b := l.building.batch
-	return b.Records() == 0 || b.Bytes() < min(copyBatchBytes, l.cfg.Sink.MaxBatchBytes/2)
+	return b.Records() == 0 || b.Bytes() < min(l.copy.batch, l.cfg.Sink.MaxBatchBytes/2)
 }
 
 // placeable is the next chunk of a table that the stream has come far enough for, with its range; nil for none.
