@@ -58,6 +58,7 @@ type orderColumn struct {
 	oid                           uint32
 	less, upTo, equal, from, more string // <, <=, =, >= and > as OPERATOR(…)
 	desc, nullsFirst              bool
+	nullable                      bool // a row may have a null there: the constraint holds for new rows alone
 }
 
 // CopyTable describes a published table; a *TableMissingError where the publication does not have it.
@@ -173,7 +174,9 @@ func (c *Catalog) copyTable(ctx context.Context, conn *pgx.Conn, t *Table) (*Cop
 	}
 	index := "i.indisreplident"
 	switch t.Identity {
-	case decode.IdentityDefault, decode.IdentityFull:
+	case decode.IdentityDefault:
+		index = "i.indisprimary AND i.indimmediate" // a deferrable one is no replica identity: the table has no key on the stream
+	case decode.IdentityFull:
 		index = "i.indisprimary"
 	case decode.IdentityIndex, decode.IdentityNothing:
 	}
@@ -183,6 +186,9 @@ func (c *Catalog) copyTable(ctx context.Context, conn *pgx.Conn, t *Table) (*Cop
 		}
 		if len(out.order) > 0 && slices.ContainsFunc(out.order, func(o orderColumn) bool { return o.less == "" }) {
 			return nil, &NoOrderError{Table: out.Relation.String()}
+		}
+		if i := slices.IndexFunc(out.order, func(o orderColumn) bool { return o.nullable }); i >= 0 {
+			return nil, &NullKeyError{Table: out.Relation.String(), Column: out.Relation.Columns[out.Key[i]].Name}
 		}
 	}
 	rows, err = conn.Query(ctx, `SELECT l.oid, quote_ident(n.nspname) || '.' || quote_ident(l.relname), l.reltuples::int8, pg_relation_size(l.oid)
@@ -229,6 +235,7 @@ func (c *Catalog) order(ctx context.Context, conn *pgx.Conn, t *CopyTable, index
 	}
 	rows, err := conn.Query(ctx, `SELECT a.attname::text, quote_ident(a.attname) || coalesce(' COLLATE ' || quote_ident(cn.nspname) || '.' || quote_ident(co.collname), ''),
 		format_type(a.atttypid, -1), a.atttypid, u.option & 1 = 1, u.option & 2 = 2,
+		EXISTS (SELECT FROM pg_constraint x WHERE x.conrelid = a.attrelid AND x.contype = 'n' AND NOT x.convalidated AND x.conkey = ARRAY[a.attnum]),
 		`+operator(1)+`, `+operator(2)+`, `+operator(3)+`, `+operator(4)+`, `+operator(5)+`
 		FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[], i.indoption::int2[]) WITH ORDINALITY u(attnum, class, coll, option, n)
 		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.attnum JOIN pg_opclass k ON k.oid = u.class
@@ -239,7 +246,7 @@ func (c *Catalog) order(ctx context.Context, conn *pgx.Conn, t *CopyTable, index
 	}
 	var name string
 	var o orderColumn
-	_, err = pgx.ForEachRow(rows, []any{&name, &o.name, &o.typ, &o.oid, &o.desc, &o.nullsFirst, &o.less, &o.upTo, &o.equal, &o.from, &o.more}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &o.name, &o.typ, &o.oid, &o.desc, &o.nullsFirst, &o.nullable, &o.less, &o.upTo, &o.equal, &o.from, &o.more}, func() error {
 		i := slices.IndexFunc(t.Relation.Columns, func(c decode.Column) bool { return c.Name == name })
 		if i < 0 {
 			return fmt.Errorf("column %s of the key of table %s is not published", name, t.Relation)
@@ -352,6 +359,18 @@ func (e *NoOrderError) Error() string {
 // Hint implements [Hinter].
 func (e *NoOrderError) Hint() string {
 	return "ALTER TABLE … REPLICA IDENTITY USING INDEX with a btree index, or `backfill: none` for the table"
+}
+
+// NullKeyError says that a column of a table's key may hold a null, of a row from before its NOT NULL constraint: such a row has no key.
+type NullKeyError struct{ Table, Column string }
+
+func (e *NullKeyError) Error() string {
+	return fmt.Sprintf("table %s cannot be copied: column %s of its replica identity may hold nulls, since its NOT NULL constraint is not valid", e.Table, e.Column)
+}
+
+// Hint implements [Hinter].
+func (e *NullKeyError) Hint() string {
+	return "ALTER TABLE … VALIDATE CONSTRAINT, or `backfill: none` for the table"
 }
 
 // UnreadableTableError says that our role may not read a table, or not all of its rows.

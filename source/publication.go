@@ -30,6 +30,9 @@ type Table struct {
 	EstimatedRows float64
 	// Listed tables are in the publication by their own name, not by their schema's or because it is for all tables.
 	Listed bool
+	// Member is the OID of what makes the table part of the publication, its own entry or its schema's: another one where it was taken
+	// out and put in again. 0 where the publication is for all tables.
+	Member uint32
 	// OddLeaves are partitions, as "schema"."table", whose own replica identity is not the root's: the server logs old rows by the
 	// leaf's identity but describes them by the root's.
 	OddLeaves []string
@@ -137,8 +140,9 @@ func (c *Catalog) tables(ctx context.Context, q querier) ([]Table, error) {
 // tablesFrom is tables of another set of tables than the publication's; from has their OIDs as relid, and from 15 on attrs and
 // qual. The publication's name is always the first argument.
 func (c *Catalog) tablesFrom(ctx context.Context, q querier, from string, args ...any) ([]Table, error) {
-	attrs, qual := "NULL::int2[]", "''"
+	attrs, qual, schemaEntry := "NULL::int2[]", "''", "NULL::oid"
 	if c.sys.Major() >= 15 {
+		schemaEntry = "(SELECT s.oid FROM pg_publication_namespace s JOIN pg_publication b ON b.oid = s.pnpubid WHERE b.pubname = $1 AND s.pnnspid = c.relnamespace)"
 		attrs, qual = "p.attrs::int2[]", "coalesce(pg_get_expr(p.qual, p.relid), '')"
 	}
 	rows, err := q.Query(ctx, `SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', ascii(c.relreplident::text),
@@ -146,7 +150,8 @@ func (c *Catalog) tablesFrom(ctx context.Context, q querier, from string, args .
 		ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 			AND CASE WHEN `+attrs+` IS NULL THEN a.attgenerated = '' ELSE a.attnum = ANY(`+attrs+`) END ORDER BY a.attnum),
 		`+qual+`, pg_get_userbyid(c.relowner)::text, c.reltuples::float8,
-		EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid WHERE b.pubname = $1 AND r.prrelid = c.oid),
+		EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid WHERE b.pubname = $1 AND r.prrelid = c.oid), coalesce((SELECT r.oid FROM pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid
+			WHERE b.pubname = $1 AND r.prrelid = c.oid), `+schemaEntry+`, 0),
 		ARRAY(SELECT quote_ident(ln.nspname) || '.' || quote_ident(l.relname) FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
 			JOIN pg_namespace ln ON ln.oid = l.relnamespace
 			WHERE c.relkind = 'p' AND t.isleaf AND l.relkind = 'r' AND (l.relreplident <> c.relreplident
@@ -164,7 +169,7 @@ func (c *Catalog) tablesFrom(ctx context.Context, q querier, from string, args .
 	var t Table
 	var identity int32
 	_, err = pgx.ForEachRow(rows, []any{&t.OID, &t.Schema, &t.Name, &t.Partitioned, &identity, &t.IdentityColumns, &t.PrimaryKey, &t.Columns,
-		&t.RowFilter, &t.Owner, &t.EstimatedRows, &t.Listed, &t.OddLeaves, &t.Toasted}, func() error {
+		&t.RowFilter, &t.Owner, &t.EstimatedRows, &t.Listed, &t.Member, &t.OddLeaves, &t.Toasted}, func() error {
 		t.Identity = decode.Identity(identity)
 		out = append(out, t)
 		t = Table{} // the next row must not write into this one's slices

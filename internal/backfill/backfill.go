@@ -138,6 +138,10 @@ type Copy struct {
 	State      State  `json:"state"`
 	// Columns of the key, with their types: a range of other columns says nothing.
 	Columns []string `json:"columns,omitempty"`
+	// Member is the OID of the table's entry in the publication, Published a hash of what it sends of the
+	// table: another entry that sends the same says that the table was not published for a time.
+	Member    uint32 `json:"member,omitempty"`
+	Published string `json:"published,omitempty"`
 	// Where is a condition in SQL that rows are held to; "" for all of them.
 	Where  string  `json:"where,omitempty"`
 	Ranges []Range `json:"ranges,omitempty"` // nil until the table has been looked at

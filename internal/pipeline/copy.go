@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -57,9 +59,10 @@ const (
 	copyBatchBytes  = 4 << 20
 	copyLivelyBytes = 1 << 20
 	copyLively      = time.Second
-	copyQueue       = 10_000   // keys that are read by themselves; with more the copy begins anew
-	copyQueueRead   = 500      // of them in one chunk, at most
-	rangeBytes      = 64 << 20 // of a table to which a range of its own is given
+	copyQueue       = 10_000    // keys that are read by themselves; with more the copy begins anew
+	copyRecord      = 512 << 10 // bytes of what is saved of a copy; with a queue that makes it longer the copy begins anew: a topic takes 1 MiB at a time
+	copyQueueRead   = 500       // of them in one chunk, at most
+	rangeBytes      = 64 << 20  // of a table to which a range of its own is given
 )
 
 // copier is the first copy as the loop drives it: which tables, which ranges, what is being read and what waits for its
@@ -483,6 +486,7 @@ func (s *session) work(ctx context.Context, conn *source.CopyConn, j *copyJob) {
 	case j.load:
 		j.loaded, j.err = s.cat.Load(ctx)
 	case j.copying == nil:
+		hit("copy-list")
 		if j.tables, j.err = capturedTables(ctx, s.cat, &s.source); j.err == nil {
 			j.sizes, j.err = s.cat.TableBytes(ctx, unknown(j.tables, j.known))
 		}
@@ -675,6 +679,7 @@ func (l *loop) listed(j *copyJob) {
 	for i := range j.tables {
 		p := &j.tables[i]
 		captured[p.OID] = true
+		l.sameEntry(p)
 		old := c.ended[p.OID]
 		if i := slices.IndexFunc(c.tables, func(t *copying) bool { return t.Relation == p.OID && !t.State.Over() }); i >= 0 {
 			c.tables[i].estimate = max(int64(p.EstimatedRows), 0)
@@ -727,10 +732,44 @@ func (l *loop) listed(j *copyJob) {
 	}
 }
 
+// sameEntry looks whether a table was taken out of the publication and put in again since its copy was last listed. What was written
+// meanwhile is not on the stream. Whoever alters its columns or its row filter makes another entry, too, in one transaction.
+func (l *loop) sameEntry(p *source.Table) {
+	c := &l.copy
+	t := c.ended[p.OID]
+	if i := slices.IndexFunc(c.tables, func(t *copying) bool { return t.Relation == p.OID && !t.State.Over() }); i >= 0 {
+		t = c.tables[i]
+	}
+	published := entryOptions(p)
+	if t == nil || t.Member == p.Member && t.Published == published || !t.Asked.Before(c.listed) {
+		return
+	}
+	gap := t.Member != 0 && t.Member != p.Member && t.Published == published
+	t.Member, t.Published = p.Member, published
+	switch {
+	case !gap || t.State == backfill.Cancelled:
+		c.keep(t)
+	case !t.State.Over():
+		l.log.Warn("the table was not published for a time: its copy ends", "table", t.name())
+		l.end(t, backfill.Uncaptured)
+	default:
+		t.State = backfill.Uncaptured
+		c.keep(t)
+	}
+}
+
+// entryOptions is what the publication sends of a table, as a hash.
+func entryOptions(p *source.Table) string {
+	h := fnv.New64a()
+	_, _ = fmt.Fprintf(h, "%q %q", p.Columns, p.RowFilter) // never fails
+	return strconv.FormatUint(h.Sum64(), 16)
+}
+
 // again makes the next generation of a table's copy; old is the one before it, nil for none.
 func (c *copier) again(old *copying, p *source.Table) *copying {
 	t := &copying{estimate: max(int64(p.EstimatedRows), 0), Copy: backfill.Copy{
 		Relation: p.OID, Schema: p.Schema, Table: p.Name, Generation: 1, State: backfill.Waiting, Asked: now(),
+		Member: p.Member, Published: entryOptions(p),
 	}}
 	if old != nil {
 		t.Generation, t.Size = old.Generation+1, old.Size
@@ -770,7 +809,7 @@ func (l *loop) hold(t *copying, err error) {
 	case is[*source.KeyError](err):
 		l.otherKey(t, err.Error())
 		return
-	case is[*source.UnreadableTableError](err), is[*source.ConditionError](err), is[*source.NoOrderError](err):
+	case is[*source.UnreadableTableError](err), is[*source.ConditionError](err), is[*source.NoOrderError](err), is[*source.NullKeyError](err):
 		l.rest(t)
 		wait = l.copy.tryMended()
 	case errors.Is(err, errSlow):

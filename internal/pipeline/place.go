@@ -408,6 +408,11 @@ func (l *loop) sealCopies(s *sealed) error {
 			t.Queue = slices.Collect(maps.Values(t.notes.Moved()))
 		}
 		payload, err := json.Marshal(&t.Copy)
+		if err == nil && len(payload) > copyRecord && len(t.Queue) > 0 {
+			l.anew(t, "the keys of the rows that have moved to another one without their large values are longer than can be saved")
+			t.dirty = false
+			payload, err = json.Marshal(&t.Copy)
+		}
 		if err != nil {
 			return fmt.Errorf("encode the copy of table %s: %w", t.name(), err)
 		}
