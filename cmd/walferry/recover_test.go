@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -28,6 +29,7 @@ type patient struct {
 	broker     string
 	partitions int
 	registry   string
+	backfill   string // "" is none
 }
 
 func (p *patient) write() {
@@ -44,9 +46,9 @@ kafka:
   brokers: [%[3]q]
   topic: {partitions: %[7]d, replication_factor: 1}
 registry: {url: %[4]q}
-backfill: none
+backfill: %[8]s
 admin: {listen: %[6]q}
-`, p.name, p.pg.DSN(testbed.Reader), p.broker, p.registry, p.settings, freeAddr(p.t), max(p.partitions, 1))
+`, p.name, p.pg.DSN(testbed.Reader), p.broker, p.registry, p.settings, freeAddr(p.t), max(p.partitions, 1), cmp.Or(p.backfill, "none"))
 }
 
 // insert commits one row.
@@ -147,7 +149,7 @@ func TestRecover(t *testing.T) {
 
 	// Rows that were copied are copied again: what was changed while nobody looked is in no event.
 	p = begin("copied")
-	p.settings = "backfill: {mode: initial}"
+	p.backfill = "initial"
 	p.write()
 	p.insert(1)
 	for _, want := range [][]int{{1}, {1, 1, 2}} {
