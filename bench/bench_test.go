@@ -31,7 +31,7 @@ func TestBench(t *testing.T) {
 	var out bytes.Buffer
 	o := options{
 		changes: 2000, rounds: 1, binary: binary, transport: "unix", timeout: 2 * time.Minute,
-		parts: []string{"stream", "copy", "latency"}, rows: 20_000, workers: []int{2}, rate: 50, quiet: 3 * time.Second,
+		parts: []string{"stream", "copy", "latency"}, rows: 100_000, workers: []int{2}, rate: 500, quiet: 3 * time.Second,
 	}
 	err := run(t.Context(), o, &out, t.Output())
 	if errors.Is(err, errFake) {
