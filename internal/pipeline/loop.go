@@ -573,7 +573,10 @@ func (l *loop) start(ctx context.Context) error {
 	s.stats = l.stats
 	// Before the checkpoint's own records are in it.
 	s.stats.Batch = Batch{Records: s.batch.Records(), Bytes: s.batch.Bytes()}
-	s.stats.transactions, s.stats.truncates, s.stats.beat, s.stats.lastCommit = l.wholes, l.builder.truncates, l.beat, l.whole.CommitTime
+	s.stats.transactions, s.stats.truncates, s.stats.beat = l.wholes, l.builder.truncates, l.beat
+	if l.wholes > 0 { // a batch can have rows of a copy only, or what is saved of one
+		s.stats.lastCommit = l.whole.CommitTime
+	}
 	if err := l.store.seal(s); err != nil {
 		return err
 	}

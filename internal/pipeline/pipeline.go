@@ -85,7 +85,7 @@ type Observer interface {
 type Commit struct {
 	Batch                    // its size
 	Took       time.Duration // from sealing to commit
-	LastCommit time.Time     // commit time of the newest whole source transaction; zero for none
+	LastCommit time.Time     // commit time of the newest whole source transaction in it; zero for none
 }
 
 // Pipeline runs one pipeline.
