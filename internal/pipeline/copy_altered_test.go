@@ -100,13 +100,7 @@ func TestCopyAltered(t *testing.T) {
 	} {
 		t.Run("between chunks: "+x.name, func(t *testing.T) {
 			f := force(t, pg, name+"between"+strings.ReplaceAll(x.name, " ", ""), 1500, "wide", wide, wides)
-			first, second, placed := f.hold("chunk-begin"), f.hold("chunk-begin"), f.hold("chunk-placed")
-			r := f.start()
-			first.wait()
-			first.release()
-			placed.wait() // also before the next one begins, where the stream has come far enough by itself
-			placed.release()
-			second.wait()
+			r, second := f.between()
 			f.sql(x.ddl)
 			second.release()
 			generation := uint32(1)

@@ -17,17 +17,6 @@ func TestCopyParts(t *testing.T) {
 		`CREATE TABLE leaf3 PARTITION OF root FOR VALUES FROM (20) TO (30)`,
 		`INSERT INTO root VALUES (1, 1, 0), (2, 12, 0), (3, 23, 0)`,
 	}
-	// between forces something between the chunk of the first leaf, whose row has its place, and that of the second.
-	between := func(f *forced) (*running, *held) {
-		first, second, placed := f.hold("chunk-begin"), f.hold("chunk-begin"), f.hold("chunk-placed")
-		r := f.start()
-		first.wait()
-		first.release()
-		placed.wait()
-		placed.release()
-		second.wait()
-		return r, second
-	}
 	for _, x := range []struct {
 		name string
 		ddl  []string
@@ -49,7 +38,7 @@ func TestCopyParts(t *testing.T) {
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			f := force(t, pg, name+strings.ReplaceAll(x.name, " ", ""), 1<<16, "root", root...)
-			r, held := between(f)
+			r, held := f.between() // the chunk of the first leaf and that of the second
 			f.sql(x.ddl...)
 			f.delivered(r)
 			held.release()

@@ -296,6 +296,19 @@ func (f *forced) throughSluice() *sluice {
 	return s
 }
 
+// between starts a pipeline and returns when a chunk has its place and the next one is about to begin, which is held.
+func (f *forced) between() (*running, *held) {
+	f.t.Helper()
+	first, second, placed := f.hold("chunk-begin"), f.hold("chunk-begin"), f.hold("chunk-placed")
+	r := f.start()
+	first.wait()
+	first.release()
+	placed.wait() // also before the next one begins, where the stream has come far enough by itself
+	placed.release()
+	second.wait()
+	return r, second
+}
+
 // connect connects as the owner until the case ends.
 func (f *forced) connect() *pgx.Conn {
 	f.t.Helper()
